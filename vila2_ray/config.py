@@ -1,0 +1,387 @@
+"""Configuration: dataclasses → recipe YAML → `key=value` on the command line, in this order, unknown names refused.
+
+Every field is *semantic* (it decides what is made, and enters the fingerprints of the stages that read it) or *operational*
+(it decides how fast, where or at what price; changing it invalidates nothing). Fields are semantic unless declared otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from vila2_ray.errors import ConfigError
+
+Rule = Literal["alt_text", "recaption", "concat", "mixed"]
+EngineName = Literal["auto", "transformers", "fake"]
+Part = Literal["vision", "connector", "language"]
+TrainingStage = Literal["align", "pretrain", "sft"]
+
+
+def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
+    """A field that no fingerprint contains."""
+    if factory is not dataclasses.MISSING:
+        return field(default_factory=factory, metadata={"operational": True})
+    return field(default=default, metadata={"operational": True})
+
+
+def _positive(prefix: str, obj: object, *names: str) -> None:
+    for name in names:
+        if getattr(obj, name) <= 0:
+            raise ConfigError(f"{prefix}.{name}", getattr(obj, name), "must be greater than 0")
+
+
+def _share(prefix: str, obj: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(obj, name) <= 1:
+            raise ConfigError(f"{prefix}.{name}", getattr(obj, name), "must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """Names under which a corpus keeps what we read. Tar shards: member extensions; Parquet: column names."""
+
+    image: str = "image"
+    """Parquet column of encoded image bytes (or a struct with a `bytes` field); tars go by image extensions."""
+    alt_text: str = "caption"
+    """Parquet column, and the field of `<key>.json` that is read where a tar has no `<key>.txt`."""
+    key: str = "key"
+    """Parquet column; rows are numbered where it is absent."""
+    license: str = "license"
+    """Extra column that the data card counts."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Where shards lie. Each is a folder, a glob or a single file, local or any pyarrow.fs URI."""
+
+    pretrain: str = ""
+    """Image–alt-text shards that are trained on and recaptioned."""
+    sft: str = ""
+    """Conversation shards (LLaVA-style `conversations` in `<key>.json`)."""
+    heldout: str = ""
+    """Scored after every round, never trained on. Empty: scores fall back to what needs no held-out set."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    max_pixels: int = 64_000_000
+    """An image whose header promises more is refused before decoding."""
+
+    def __post_init__(self) -> None:
+        _positive("corpus", self, "max_pixels")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The weights that every round starts from."""
+
+    checkpoint: str = ""
+    """A Hugging Face folder (safetensors). `recipe:NAME` names one that ships with this package."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Decoding. The papers leave it open; greedy is the default."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 128
+    min_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        _positive("recaption.sampling", self, "max_tokens", "top_p")
+        if self.temperature < 0:
+            raise ConfigError("recaption.sampling.temperature", self.temperature, "must not be negative")
+        if self.min_tokens > self.max_tokens:
+            raise ConfigError("recaption.sampling.min_tokens", self.min_tokens, "must not exceed max_tokens")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What generates, and on how much of the machine."""
+
+    name: EngineName = operational("auto")
+    """`auto` takes the best engine that runs on this machine and says which."""
+    batch_size: int = operational(128)
+    """Requests that the engine holds at once."""
+    min_actors: int = operational(1)
+    max_actors: int = operational(1)
+    cpus_per_actor: float = operational(1.0)
+    gpus_per_actor: float = operational(0.0)
+    max_restarts: int = operational(2)
+    """Times that a dead actor is replaced before the stage gives up."""
+
+    def __post_init__(self) -> None:
+        _positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor")
+        if self.max_actors < self.min_actors:
+            raise ConfigError("recaption.engine.max_actors", self.max_actors, "must not be smaller than min_actors")
+
+
+@dataclass(frozen=True)
+class RecaptionConfig:
+    """How a layer of captions is written."""
+
+    prompt_ids: tuple[str, ...] = ("detailed", "narrative", "confident")
+    """One is drawn per sample and variant, by a hash, from the prompt family."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Prompt id → text; adds to and overrides the built-in family."""
+    num_variants: int = 1
+    """Captions per sample."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    range_rows: int = operational(256)
+    """Rows of a part: what a crash can cost at most, per actor."""
+    engine: EngineConfig = operational(factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        _positive("recaption", self, "num_variants", "range_rows")
+        if not self.prompt_ids:
+            raise ConfigError("recaption.prompt_ids", self.prompt_ids, "name at least one prompt")
+
+
+@dataclass(frozen=True)
+class FiltersConfig:
+    """Flags that leave a caption (never the sample) out of training. Any threshold can be changed without a GPU."""
+
+    min_words: int = 3
+    max_words: int = 400
+    max_repeated_ngram_share: float = 0.3
+    """Share of 4-grams that occur more than once."""
+    drop_unfinished: bool = True
+    drop_prompt_echo: bool = True
+    drop_alt_text_copy: bool = True
+    min_mean_logprob: float = -2.0
+    """Mean token log-probability below which a caption is flagged."""
+    drop_lowest_min_logprob_share: float = 0.0
+    """Share of a layer's captions, those with the lowest minimum token log-probability, that is flagged."""
+    cut_at_repeated_sentence: bool = True
+    """Training text ends before the first sentence that is said twice."""
+
+    def __post_init__(self) -> None:
+        _share("filters", self, "max_repeated_ngram_share", "drop_lowest_min_logprob_share")
+        if self.max_words < self.min_words:
+            raise ConfigError("filters.max_words", self.max_words, "must not be smaller than min_words")
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """How alt text and recaption become training text."""
+
+    rule: Rule = "concat"
+    """`concat` is the paper's; `mixed` trains on both as items of their own; `recaption` falls back to alt text."""
+    prompted: bool = False
+    """Ask for alt text by the brief prompt and for recaptions by their own, instead of plain text after the image."""
+    brief_prompt_id: str = "brief"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage: METHOD's table, a row each."""
+
+    trained: tuple[Part, ...] = ("connector",)
+    num_epochs: float = 1.0
+    batch_size: int = 1024
+    """Training sequences per optimizer step, over all ranks."""
+    peak_lr: float = 1e-3
+    vision_lr_factor: float = 1.0
+    """The vision tower's peak learning rate is peak_lr times this."""
+    warmup_share: float = 0.03
+    min_lr_share: float = 0.0
+    """Where the cosine ends, as a share of peak_lr."""
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+    max_grad_norm: float = 1.0
+    max_length: int = 4096
+    """Tokens of a sequence, image tokens included."""
+    max_samples_per_sequence: int = 1
+    micro_batch_size: int = operational(32)
+    """Sequences per forward pass of one rank; gradients accumulate up to batch_size."""
+    max_steps: int = 0
+    """0: as many as the epochs hold."""
+
+    def __post_init__(self) -> None:
+        _positive("train.<stage>", self, "num_epochs", "batch_size", "peak_lr", "max_length", "micro_batch_size")
+        _positive("train.<stage>", self, "max_samples_per_sequence", "max_grad_norm")
+        _share("train.<stage>", self, "warmup_share", "min_lr_share")
+        if not self.trained or not set(self.trained) <= set(get_args(Part)):
+            raise ConfigError("train.<stage>.trained", self.trained, f"name some of {', '.join(get_args(Part))}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The three stages and what they run on."""
+
+    align: StageConfig = field(default_factory=lambda: StageConfig(trained=("connector",), peak_lr=1e-3))
+    pretrain: StageConfig = field(default_factory=lambda: StageConfig(trained=("language", "connector"), peak_lr=5e-5))
+    sft: StageConfig = field(
+        default_factory=lambda: StageConfig(trained=("vision", "connector", "language"), peak_lr=2e-5)
+    )
+    shuffle_window: int = 65_536
+    """Samples that are shuffled among each other, after shard order is."""
+    num_workers: int = operational(1)
+    """Ray Train workers (ranks)."""
+    cpus_per_worker: float = operational(1.0)
+    gpus_per_worker: float = operational(0.0)
+    autocast: Literal["auto", "bfloat16", "float32"] = operational("auto")
+    """`auto`: bfloat16 where the processor or GPU computes in it, else float32."""
+    checkpoint_every_seconds: float = operational(60.0)
+    feature_cache_bytes: int = operational(2_000_000_000)
+    """Memory per rank for outputs of a frozen vision tower, which repeat from epoch to epoch."""
+    max_failures: int = operational(2)
+
+    def stage(self, name: str) -> StageConfig:
+        if name not in get_args(TrainingStage):
+            raise ConfigError("train stage", name, f"one of {', '.join(get_args(TrainingStage))}")
+        return getattr(self, name)
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """The outer loop."""
+
+    max: int = operational(3)
+    """Recaption-and-train rounds after VLM_0. Zero: VLM_0 only."""
+    fraction: float = 1.0
+    """Share of the corpus that a round captions; a last full pass captions the rest and keeps those rows."""
+    metric: str = "auto"
+    """Held-out score that saturation and promotion go by; `auto` takes the richest one that can be computed."""
+    min_gain: float = operational(0.002)
+    """A round that gains less saturates the campaign."""
+
+    def __post_init__(self) -> None:
+        if self.max < 0:
+            raise ConfigError("rounds.max", self.max, "must not be negative")
+        if not 0 < self.fraction <= 1:
+            raise ConfigError("rounds.fraction", self.fraction, "must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Held-out scoring after every round."""
+
+    prompt_id: str = "detailed"
+    max_tokens: int = 128
+    answer_max_tokens: int = 16
+    max_samples: int = 0
+    """0: all of them."""
+
+
+@dataclass(frozen=True)
+class PricesConfig:
+    """What the ledger multiplies seconds with; all operational."""
+
+    node_dollars_per_hour: float = operational(0.10)
+    """Of the machine that runs a local campaign; clusters bring their own lists."""
+    human_dollars_per_1000_captions: float = operational(36.0)
+    """VILA², arXiv 2407.17453, gives $36 per 1,000 human captions."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole campaign."""
+
+    campaign: str = operational("runs/tiny")
+    """Folder (any pyarrow.fs URI) that holds everything the campaign writes."""
+    recipe: str = operational("")
+    seed: int = 0
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    prices: PricesConfig = operational(factory=PricesConfig)
+
+
+def recipe_names() -> list[str]:
+    """Recipes that ship with the package."""
+    folder = resources.files("vila2_ray.recipes")
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_config(recipe: str = "tiny", overrides: list[str] | None = None) -> Config:
+    """Resolve `recipe` (a shipped name or a YAML file) and `key=value` overrides.
+
+    Raises ConfigError naming the field, its value and what would be right.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged = OmegaConf.structured(Config)
+    try:
+        for layer in (_recipe_yaml(recipe), _from_dotlist(overrides or [])):
+            merged = OmegaConf.merge(merged, layer)
+        config = OmegaConf.to_object(merged)
+    except ConfigError:
+        raise
+    except OmegaConfBaseException as error:
+        name = error.full_key or str(error.key or recipe)
+        problem = (error.msg or str(error)).splitlines()[0]
+        raise ConfigError(name, _given(overrides or [], name), f"{problem} (known here: {_known(name)})") from error
+    assert isinstance(config, Config)
+    return dataclasses.replace(config, recipe=recipe)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, as `load_config` reads it back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(text: str) -> Config:
+    """A configuration that `to_yaml` wrote."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    assert isinstance(config, Config)
+    return config
+
+
+def semantic_fields(node: Any, prefix: str) -> dict[str, Any]:
+    """Flat `dotted.name → value` of the semantic fields below a configuration node."""
+    flat: dict[str, Any] = {}
+    for spec in dataclasses.fields(node):
+        if spec.metadata.get("operational"):
+            continue
+        value, name = getattr(node, spec.name), f"{prefix}.{spec.name}" if prefix else spec.name
+        if dataclasses.is_dataclass(value):
+            flat.update(semantic_fields(value, name))
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _recipe_yaml(recipe: str) -> Any:
+    from omegaconf import OmegaConf
+
+    if recipe in recipe_names():
+        return OmegaConf.create(resources.files("vila2_ray.recipes").joinpath(f"{recipe}.yaml").read_text("utf-8"))
+    path = Path(recipe)
+    if not path.is_file():
+        raise ConfigError("recipe", recipe, f"neither a YAML file nor one of {', '.join(recipe_names())}")
+    return OmegaConf.load(path)
+
+
+def _from_dotlist(overrides: list[str]) -> Any:
+    from omegaconf import OmegaConf
+
+    for item in overrides:
+        if "=" not in item or item.startswith("-"):
+            raise ConfigError("override", item, "write it as key=value, for example rounds.max=2")
+    return OmegaConf.from_dotlist(overrides)
+
+
+def _given(overrides: list[str], name: str) -> object:
+    return next((item.split("=", 1)[1] for item in overrides if item.startswith(name + "=")), None)
+
+
+def _known(name: str) -> str:
+    node: Any = Config
+    for part in name.split(".")[:-1]:
+        hints = get_type_hints(node)
+        if not dataclasses.is_dataclass(hints.get(part)):
+            break
+        node = hints[part]
+    return ", ".join(spec.name for spec in dataclasses.fields(node))

@@ -1,0 +1,103 @@
+"""One exception tree for the whole project.
+
+    Vila2Error
+    ├── ConfigError          (ValueError)    a field of the configuration or a command-line value is wrong
+    │   └── FingerprintError                 finished work was made under another configuration
+    ├── CorpusError          (ValueError)    a shard, a layer or a whole corpus cannot be used
+    ├── SampleError          (ValueError)    one sample is bad; becomes a failed row, never stops a shard
+    ├── CheckpointError      (ValueError)    a folder of weights cannot be used
+    ├── StorageError         (OSError)       a path cannot be read or written: full disk, refused, missing
+    │   └── ConditionFailed                  a conditional write found another version
+    ├── CampaignBusy         (RuntimeError)  another driver holds the campaign's lease
+    ├── LeaseLost            (RuntimeError)  this driver held the lease and no longer does
+    ├── EngineDied           (RuntimeError)  the generating engine is gone; its actor must be replaced
+    └── StageFailed          (RuntimeError)  a stage gave up; names the stage and the remedy
+
+Every message names what is wrong, where, and what to do about it. Nothing is decided by matching a message.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Vila2Error(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class ConfigError(Vila2Error, ValueError):
+    """A configuration field holds a value that cannot work."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(f"{field} = {value!r}: {remedy}")
+        self.field, self.value, self.remedy = field, value, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.field, self.value, self.remedy)
+
+
+class FingerprintError(ConfigError):
+    """Finished output was made under another configuration; the message names fields, stages and `--from`."""
+
+
+class CorpusError(Vila2Error, ValueError):
+    """A corpus, shard or layer file cannot be used."""
+
+    def __init__(self, path: str, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{path}: {problem}" + (f". {remedy}" if remedy else ""))
+        self.path, self.problem, self.remedy = path, problem, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.path, self.problem, self.remedy)
+
+
+class CheckpointError(CorpusError):
+    """A folder of weights cannot be loaded, or must not be (pickled weights, remote code)."""
+
+
+class Reason(str, Enum):
+    """Why a row failed: the closed set that `error` of a caption row takes its values from."""
+
+    NO_IMAGE = "no_image"
+    IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TYPE = "image_type"
+    DUPLICATE_KEY = "duplicate_key"
+    SHARD_TRUNCATED = "shard_truncated"
+    ENGINE_ERROR = "engine_error"
+    ENGINE_DIED = "engine_died"
+
+
+class SampleError(Vila2Error, ValueError):
+    """One sample cannot be used: `reason` from the closed set, `detail` for people."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.reason, self.detail)
+
+
+class StorageError(Vila2Error, OSError):
+    """A path could not be read or written."""
+
+
+class ConditionFailed(StorageError):
+    """A conditional write found another version of the object than the caller had seen."""
+
+
+class CampaignBusy(Vila2Error, RuntimeError):
+    """Another driver runs this campaign."""
+
+
+class LeaseLost(Vila2Error, RuntimeError):
+    """Another driver took the campaign over; this one must stop without writing."""
+
+
+class EngineDied(Vila2Error, RuntimeError):
+    """The generating engine cannot go on; its process must be replaced."""
+
+
+class StageFailed(Vila2Error, RuntimeError):
+    """A stage of the campaign gave up."""

@@ -1,0 +1,89 @@
+"""Arrow schemas of every table that the project writes, and the closed sets that their columns draw from.
+
+A sample's key is (`source`, `shard`, `row`): `source` is the corpus's name in the configuration, `shard` the shard file's
+name without its ending, `row` the sample's position in the shard from 0. `sample_id` is `<shard>/<key>`, for people.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+"""Of a campaign folder; raised when a reader of the older format could not read the newer one."""
+
+
+class Status(str, Enum):
+    """What became of one (sample, variant) in a caption layer."""
+
+    CAPTIONED = "captioned"
+    NOT_SELECTED = "not_selected"
+    FAILED = "failed"
+
+
+INDEX = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),  # position in the shard, from 0
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image_name", pa.string()),  # member name in a tar, column name in Parquet, file name in a folder
+        pa.field("image_offset", pa.int64()),  # bytes from the start of the tar; null where rows are not addressed by bytes
+        pa.field("image_bytes", pa.int64()),
+        pa.field("text_offset", pa.int64()),
+        pa.field("text_bytes", pa.int64()),
+        pa.field("json_offset", pa.int64()),
+        pa.field("json_bytes", pa.int64()),
+        pa.field("truth_offset", pa.int64()),  # `<key>.truth.json`, read only by scoring and the report
+        pa.field("truth_bytes", pa.int64()),
+        pa.field("alt_text_chars", pa.int32(), nullable=False),  # 0: no usable alt text
+        pa.field("problem", pa.string()),  # a Reason, when the sample is known bad before it is decoded
+        pa.field("problem_detail", pa.string()),
+    ]
+)
+
+CAPTION = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string()),  # hex; null when there are no image bytes or the row was not selected
+        pa.field("variant", pa.int16(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("error", pa.string()),  # a Reason
+        pa.field("error_detail", pa.string()),
+        pa.field("prompt_id", pa.string()),
+        pa.field("finish_reason", pa.string()),  # stop | length
+        pa.field("num_output_tokens", pa.int32()),
+        pa.field("mean_logprob", pa.float32()),
+        pa.field("min_logprob", pa.float32()),
+    ]
+)
+"""One row per (sample, variant), in shard order, variants of a sample next to each other."""
+
+VERDICT = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("variant", pa.int16(), nullable=False),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # empty: KEPT; any flag: the caption is left out
+    ]
+)
+"""One row per captioned row of the layer that it judges, in the layer's order."""
+
+PACK = pa.schema(
+    [
+        pa.field("sequence", pa.int64(), nullable=False),  # step t is the sequences [t·G, (t+1)·G)
+        pa.field("slot", pa.int16(), nullable=False),  # place within the sequence, from 0
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("item", pa.int16(), nullable=False),  # which training item of the sample (fusion can make several)
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("num_supervised", pa.int32(), nullable=False),
+    ]
+)
+"""The pack plan: which samples make which training sequence."""
