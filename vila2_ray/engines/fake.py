@@ -1,0 +1,109 @@
+"""An engine without a model: deterministic, fast, and able to fail in every way that a real one can. For tests of scale and faults."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+
+from vila2_ray.engines.base import Generation, GenerationRequest, Key
+from vila2_ray.errors import EngineDied, Reason, SampleError
+
+
+@dataclass(frozen=True)
+class FakeBehaviour:
+    """How the fake behaves; `from_environment` reads it where only the environment reaches (an actor's process)."""
+
+    seconds_per_step: float = 0.0
+    fail_image_keys: tuple[str, ...] = ()
+    """Requests for these images come back with ENGINE_ERROR."""
+    die_image_keys: tuple[str, ...] = ()
+    """A step that works on one of these raises EngineDied."""
+    die_after_steps: int = 0
+    """The step after so many raises EngineDied; 0: never."""
+
+    @classmethod
+    def from_environment(cls) -> FakeBehaviour:
+        """From VILA2_FAKE_SECONDS, VILA2_FAKE_FAIL, VILA2_FAKE_DIE (comma-separated image keys), VILA2_FAKE_DIE_AFTER."""
+        env = os.environ
+        return cls(
+            seconds_per_step=float(env.get("VILA2_FAKE_SECONDS", "0")),
+            fail_image_keys=tuple(filter(None, env.get("VILA2_FAKE_FAIL", "").split(","))),
+            die_image_keys=tuple(filter(None, env.get("VILA2_FAKE_DIE", "").split(","))),
+            die_after_steps=int(env.get("VILA2_FAKE_DIE_AFTER", "0")),
+        )
+
+
+@dataclass
+class FakeEngine:
+    """Says the image's digest and the prompt, so that a test can tell whose caption it looks at."""
+
+    batch_size: int = 128
+    behaviour: FakeBehaviour = field(default_factory=FakeBehaviour)
+    name: str = "fake"
+    version: str = "1"
+    _pending: dict[Key, GenerationRequest] = field(default_factory=dict, repr=False)
+    _num_steps: int = 0
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def add(self, request: GenerationRequest) -> None:
+        if request.key in self._pending:
+            raise ValueError(f"a request with key {request.key} is already pending")
+        self._pending[request.key] = request
+
+    def step(self) -> list[Generation]:
+        batch = list(self._pending.values())[: self.batch_size]
+        if self.behaviour.seconds_per_step:
+            time.sleep(self.behaviour.seconds_per_step)
+        self._num_steps += 1
+        if self.behaviour.die_after_steps and self._num_steps > self.behaviour.die_after_steps:
+            raise EngineDied(f"the fake engine dies after {self.behaviour.die_after_steps} steps, as it was told to")
+        for request in batch:
+            if request.image_key in self.behaviour.die_image_keys:
+                raise EngineDied("the fake engine dies of this image, as it was told to")
+        for request in batch:
+            del self._pending[request.key]
+        return [
+            self._answer(request) for request in reversed(batch)
+        ]  # any order is allowed, so not the order of adding
+
+    def close(self) -> None:
+        self._pending.clear()
+
+    def _answer(self, request: GenerationRequest) -> Generation:
+        if request.image_key in self.behaviour.fail_image_keys:
+            return Generation.failed(
+                request.key, SampleError(Reason.ENGINE_ERROR, "the fake engine fails here, as it was told to")
+            )
+        text = fake_caption(image_digest(request), request.prompt, request.seed if request.sampling.temperature else 0)
+        words = text.split()
+        kept = words[: request.sampling.max_tokens]
+        share = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
+        return Generation(
+            key=request.key,
+            text=" ".join(kept),
+            finish_reason="stop" if len(kept) == len(words) else "length",
+            num_output_tokens=len(kept),
+            mean_logprob=-share,
+            min_logprob=-2 * share,
+        )
+
+
+def image_digest(request: GenerationRequest) -> str:
+    """First 12 hex digits of the sha256 of the decoded pixels."""
+    return pixels_digest(request.image.size, request.image.tobytes())
+
+
+def pixels_digest(size: tuple[int, int], pixels: bytes) -> str:
+    """What the fake engine calls an RGB image of this size [width, height] and these bytes."""
+    return hashlib.sha256(f"{size[0]}x{size[1]}".encode() + pixels).hexdigest()[:12]
+
+
+def fake_caption(digest: str, prompt: str, seed: int = 0) -> str:
+    """What the fake engine says of the image with this pixel digest."""
+    said = f"a picture known as {digest} described when asked to {prompt.strip().lower()}"
+    return f"{said} draw {seed}" if seed else said
