@@ -55,13 +55,16 @@ class ColumnsConfig:
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Where shards lie. Each is a folder, a glob or a single file, local or any pyarrow.fs URI."""
+    """Where shards lie. Each is a folder, a glob or a single file, local or any pyarrow.fs URI.
 
-    pretrain: str = ""
+    The paths are operational: what lies there enters fingerprints by its digest, so a corpus can be moved.
+    """
+
+    pretrain: str = operational("")
     """Image–alt-text shards that are trained on and recaptioned."""
-    sft: str = ""
+    sft: str = operational("")
     """Conversation shards (LLaVA-style `conversations` in `<key>.json`)."""
-    heldout: str = ""
+    heldout: str = operational("")
     """Scored after every round, never trained on. Empty: scores fall back to what needs no held-out set."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     max_pixels: int = 64_000_000
@@ -75,8 +78,9 @@ class CorpusConfig:
 class BaseConfig:
     """The weights that every round starts from."""
 
-    checkpoint: str = ""
-    """A Hugging Face folder (safetensors). `recipe:NAME` names one that ships with this package."""
+    checkpoint: str = operational("")
+    """A Hugging Face folder (safetensors), local or a URI; `recipe:tiny` is the one that ships with this package. Its
+    digest enters fingerprints, not its path."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,29 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """What the last stage writes for other tools."""
+
+    format: Literal["webdataset", "parquet", "captions"] = "captions"
+    to: str = operational("")
+    """Folder; empty: `<campaign>/export`."""
+
+
+@dataclass(frozen=True)
+class RatesConfig:
+    """Rates that a plan is made with before the campaign has measured its own; all operational. Per second."""
+
+    captions: float = operational(0.0)
+    """Of one caption actor. 0: unknown, and said so."""
+    align_samples: float = operational(0.0)
+    """Of one training worker."""
+    pretrain_samples: float = operational(0.0)
+    sft_samples: float = operational(0.0)
+    basis: str = operational("")
+    """Where the figures come from, for the plan's readers."""
+
+
+@dataclass(frozen=True)
 class PricesConfig:
     """What the ledger multiplies seconds with; all operational."""
 
@@ -291,6 +318,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    rates: RatesConfig = operational(factory=RatesConfig)
     prices: PricesConfig = operational(factory=PricesConfig)
 
 

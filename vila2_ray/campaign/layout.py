@@ -1,0 +1,70 @@
+"""Where things lie in a campaign folder; the only file that knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vila2_ray.config import Config
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer, Parts
+from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.errors import CheckpointError, ConfigError
+from vila2_ray.storage import Store
+
+SOURCES = ("pretrain", "sft", "heldout")
+
+
+class Layout:
+    """Names the folders of one campaign. Fingerprints stand in paths by their first eight characters."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @property
+    def index(self) -> Store:
+        return self.store.sub("index")
+
+    def corpus(self, source: str, config: Config) -> Corpus:
+        """One of the campaign's corpora. Raises ConfigError where its path is not set."""
+        uri = getattr(config.corpus, source)
+        if not uri:
+            raise ConfigError(f"corpus.{source}", uri, "name a folder or glob of shards")
+        return Corpus.open(uri, source, self.index, config.corpus.columns, config.corpus.max_pixels)
+
+    def layer(self, layer: str, fingerprint: str) -> Layer:
+        return Layer(self.store.sub("captions", layer, fingerprint[:8]))
+
+    def parts(self, layer: str, fingerprint: str) -> Parts:
+        return Parts(self.store.sub("parts", layer, fingerprint[:8]))
+
+    def verdicts(self, layer: str, fingerprint: str) -> Verdicts:
+        return Verdicts(self.store.sub("verdicts", layer, fingerprint[:8]))
+
+    def packs(self, model: str, stage: str, fingerprint: str) -> Store:
+        return self.store.sub("packs", f"{model}-{stage}", fingerprint[:8])
+
+    def training(self, model: str, stage: str, fingerprint: str) -> Store:
+        return self.store.sub("training", model, stage, fingerprint[:8])
+
+    def checkpoint(self, model: str, stage: str) -> Store:
+        return self.store.sub("checkpoints", model, stage)
+
+    def evaluation(self, model: str) -> str:
+        """Name of the per-sample records of a model's held-out scoring."""
+        return f"metrics/{model}-heldout.parquet"
+
+
+def base_folder(config: Config) -> Path:
+    """The base weights' folder. Raises ConfigError or CheckpointError where there is none."""
+    name = config.base.checkpoint
+    if not name:
+        raise ConfigError("base.checkpoint", name, "name a Hugging Face folder of base weights, or recipe:tiny")
+    if name.startswith("recipe:"):
+        from importlib import resources
+
+        folder = Path(str(resources.files("vila2_ray.recipes"))) / name.removeprefix("recipe:") / "base"
+    else:
+        folder = Store(name).local_folder()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(str(folder), "no config.json there", "base.checkpoint must be a Hugging Face folder")
+    return folder

@@ -1,0 +1,119 @@
+"""What a campaign consists of: its stages in order, what each reads, and the fingerprint that names its work. Pure.
+
+A stage's fingerprint hashes the semantic fields that it reads and the digests of its inputs: the same work always has the
+same name. Numbers of rounds, budgets, pool sizes and paths are in none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vila2_ray.config import Config, semantic_fields
+from vila2_ray.errors import ConfigError
+
+LAST_STAGES = ("promote", "report", "export")
+"""Cheap, never fingerprinted against older output: made anew whenever something before them changed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `kind` says which code runs it, `inputs` which stages' outputs it reads."""
+
+    name: str
+    kind: str
+    round: int | None = None
+    inputs: tuple[str, ...] = ()
+    corpora: tuple[str, ...] = ()
+    """Corpora whose digest enters the fingerprint."""
+    reads_base: bool = False
+    fields: tuple[str, ...] = ()
+    """Dotted prefixes of the semantic configuration fields that decide its output."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model that a training stage trains: `base` for the shared alignment, else `vlm-<round>`."""
+        return "base" if self.kind == "align" else f"vlm-{self.round}"
+
+    @property
+    def layer(self) -> str:
+        """Name of the caption layer that a recaption or filter stage is about."""
+        return self.name.split("-", 1)[1] if self.name.endswith("-full") else f"round-{self.round}"
+
+
+_PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
+_TEXT = ("fuse", "filters.cut_at_repeated_sentence", "train.shuffle_window", "seed", "recaption.prompts")
+
+
+def stages(config: Config) -> list[Stage]:
+    """Every stage of a campaign that runs all its rounds, in order.
+
+    Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again from
+    the same base weights and the aligned connector.
+    """
+    plan = [
+        Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
+        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_TEXT)),
+    ]
+    for k in range(config.rounds.max + 1):
+        layer: tuple[str, ...] = ()
+        if k:
+            plan += _captioning(f"{k}", k, k - 1)
+            layer = (f"recaption-{k}", f"filter-{k}")
+        plan += [
+            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *_TEXT)),
+            Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")),
+            Stage(f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")),
+        ]
+    if config.rounds.fraction < 1 and config.rounds.max:
+        plan += _captioning("full", None, None)
+    return plan + [Stage(name, name) for name in LAST_STAGES]
+
+
+def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
+    """A recaptioning and the verdicts on it. The full pass has no captioner of its own name: the best round's is taken."""
+    fields = ("recaption", "seed", *(("rounds.fraction",) if k is not None else ()))
+    reads = (f"sft-{captioner}",) if captioner is not None else ()
+    return [
+        Stage(f"recaption-{suffix}", "recaption", k, reads, (), False, fields),
+        Stage(f"filter-{suffix}", "filter", k, (f"recaption-{suffix}",), (), False, ("filters", *_PROMPTS)),
+    ]
+
+
+def fields_of(stage: Stage, config: Config) -> dict[str, Any]:
+    """The semantic fields that decide a stage's output, `dotted.name → value`."""
+    every = semantic_fields(config, "")
+    return {
+        name: value
+        for name, value in every.items()
+        if any(name == prefix or name.startswith(prefix + ".") for prefix in stage.fields)
+    }
+
+
+def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str]) -> str:
+    """64 hex characters; paths carry the first eight.
+
+    `inputs` maps a name (a stage, `corpus:<source>` or `base`) to the digest of what is read from it.
+    """
+    work = {"kind": stage.kind, "fields": fields_of(stage, config), "inputs": dict(inputs)}
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+
+def changed_fields(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences `name was X, is Y` for the fields that differ, in order of name."""
+    names = sorted(set(then) | set(now))
+    return [f"{n} was {then.get(n)!r}, is {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
+
+
+def select(plan: list[Stage], only: str | None, until: str | None, from_: str | None) -> list[Stage]:
+    """The stages that `--only`, `--until` and `--from` leave. Raises ConfigError for a name that the plan lacks."""
+    names = [stage.name for stage in plan]
+    for option, name in (("--only", only), ("--until", until), ("--from", from_)):
+        if name is not None and name not in names:
+            raise ConfigError(option, name, f"no such stage; the stages are {', '.join(names)}")
+    if only is not None:
+        return [stage for stage in plan if stage.name == only]
+    return plan[: names.index(until) + 1] if until is not None else plan
