@@ -118,18 +118,20 @@ def alt_text(truth: Truth, rng: random.Random) -> str:
 
 def questions(truth: Truth, rng: random.Random, num: int | None = 3) -> list[dict[str, str]]:
     """`num` questions as {"kind", "question", "answer"}; None asks every kind that the scene allows, `exist` both ways."""
-    asked = []
+    asked: list[dict[str, str]] = []
     if num is None:
-        kinds = ["exist-yes", "exist-no", "where", "count", "size", "read"]
-    else:
-        kinds = rng.choices(["exist-yes", "exist-no", "where", "count", "size", "read"], (2, 2, 3, 2, 3, 2), k=8 * num)
-    for kind in kinds:
+        every = (_question(truth, rng, kind) for kind in _DRAWS)
+        return [question for question in every if question is not None]
+    while len(asked) < num:
+        kind = rng.choices(tuple(_DRAWS), tuple(_DRAWS.values()))[0]
         question = _question(truth, rng, kind)
         if question is not None and question not in asked:
             asked.append(question)
-        if len(asked) == num:
-            break
     return asked
+
+
+_DRAWS = {"exist-yes": 2, "exist-no": 2, "where": 3, "count": 2, "size": 3, "read": 2}
+"""How often each kind of question is drawn, relative to the others."""
 
 
 def _question(truth: Truth, rng: random.Random, kind: str) -> dict[str, str] | None:
