@@ -1,0 +1,1 @@
+"""What VILA² does with text: prompts, fusion, filters, metrics, boxes. Pure: no torch, no Ray, no files."""

@@ -1,0 +1,122 @@
+"""Flags that keep a caption out of training text. No flag: KEPT. Any flag: LEFT OUT, and the alt text stays.
+
+Flags are opinions about what would be trained on: where `cut_at_repeated_sentence` is on, length, repetition and
+endings are judged after the cut, so that a caption that only ends in a loop keeps its good beginning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vila2_ray.captions.fuse import cut_at_repeated_sentence
+from vila2_ray.captions.words import contains, ends_sentence, ngrams, sentences, words
+from vila2_ray.config import FiltersConfig
+
+NGRAM = 4
+"""Words of the n-grams that repetition is counted by."""
+_ECHO_WORDS = 4
+"""So many words in a row from a prompt are no accident."""
+
+
+class Flag(str, Enum):
+    """Why a caption is left out: the closed set that `flags` of a verdict takes its values from."""
+
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    REPETITION = "repetition"
+    UNFINISHED = "unfinished"
+    PROMPT_ECHO = "prompt_echo"
+    ALT_TEXT_COPY = "alt_text_copy"
+    LOW_MEAN_LOGPROB = "low_mean_logprob"
+    LOW_MIN_LOGPROB = "low_min_logprob"
+
+
+def training_text(caption: str, config: FiltersConfig) -> str:
+    """What of a caption is trained on."""
+    return cut_at_repeated_sentence(caption) if config.cut_at_repeated_sentence else caption
+
+
+def judge(
+    rows: Sequence[Mapping[str, Any]],
+    alt_texts: Sequence[str],
+    prompts: Sequence[str],
+    config: FiltersConfig,
+    threshold: float | None = None,
+) -> list[list[str]]:
+    """Flags of each captioned row, in the order of `Flag`.
+
+    `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer; alt texts and prompt
+    texts go with them one by one; `threshold` is the layer's `layer_threshold`, None where no share of it is to go.
+    """
+    if not len(rows) == len(alt_texts) == len(prompts):
+        raise ValueError(
+            f"{len(rows)} captions, {len(alt_texts)} alt texts and {len(prompts)} prompts do not go together"
+        )
+    border = -math.inf if threshold is None else threshold
+    return [
+        [flag.value for flag in _flags(row, alt_text, prompt, config, border)]
+        for row, alt_text, prompt in zip(rows, alt_texts, prompts, strict=True)
+    ]
+
+
+def layer_threshold(min_logprobs: pa.Array | pa.ChunkedArray | Sequence[float] | np.ndarray, share: float) -> float:
+    """The minimum token log-probability below which a layer's captions are left out.
+
+    The ⌊share·n⌋ lowest of n values lie below it, or fewer where captions tie at the border: never more than the
+    share is left out. Nulls and NaNs do not count. −inf leaves out none, +inf all.
+    """
+    if isinstance(min_logprobs, (pa.Array, pa.ChunkedArray)):
+        min_logprobs = min_logprobs.drop_null().to_numpy()
+    values = np.asarray(min_logprobs)
+    values = values[~np.isnan(values)]
+    num_dropped = math.floor(share * len(values) + 1e-9)  # 0.29 · 100 is 28.999…
+    if num_dropped <= 0:
+        return -math.inf
+    if num_dropped >= len(values):
+        return math.inf
+    return float(np.partition(values, num_dropped)[num_dropped])
+
+
+def repeated_ngram_share(tokens: Sequence[str], n: int = NGRAM) -> float:
+    """Share of n-grams that the text has already said, in [0, 1): a text said twice has about one half."""
+    found = ngrams(tokens, n)
+    return 1 - len(set(found)) / len(found) if found else 0.0
+
+
+def echoes(text: str, prompt: str) -> bool:
+    """Whether a caption gives back its prompt: begins like it, or holds one of its sentences of four words or more."""
+    said, asked = words(text), words(prompt)
+    if asked and said[:_ECHO_WORDS] == asked[:_ECHO_WORDS]:
+        return True
+    parts = [words(sentence) for sentence in sentences(prompt)]
+    return any(contains(said, part) for part in parts if len(part) >= _ECHO_WORDS)
+
+
+def copies(text: str, alt_text: str) -> bool:
+    """Whether a caption is the alt text or a piece of it, and so says nothing new."""
+    return contains(words(alt_text), words(text))
+
+
+def _flags(row: Mapping[str, Any], alt_text: str, prompt: str, config: FiltersConfig, threshold: float) -> list[Flag]:
+    assert row["text"] is not None, "only captioned rows can be judged"
+    text = training_text(row["text"], config)
+    said = words(text)
+    mean_logprob, min_logprob = row["mean_logprob"], row["min_logprob"]
+    checks = {
+        Flag.TOO_SHORT: len(said) < config.min_words,
+        Flag.TOO_LONG: len(said) > config.max_words,
+        Flag.REPETITION: repeated_ngram_share(said) > config.max_repeated_ngram_share,
+        Flag.UNFINISHED: config.drop_unfinished and row["finish_reason"] == "length" and not ends_sentence(text),
+        Flag.PROMPT_ECHO: config.drop_prompt_echo and echoes(text, prompt),
+        Flag.ALT_TEXT_COPY: config.drop_alt_text_copy and copies(text, alt_text),
+        # not (… >= …): a NaN is a broken forward pass, and no reason to keep a caption
+        Flag.LOW_MEAN_LOGPROB: mean_logprob is not None and not mean_logprob >= config.min_mean_logprob,
+        Flag.LOW_MIN_LOGPROB: min_logprob is not None and min_logprob < threshold,
+    }
+    return [flag for flag, holds in checks.items() if holds]
