@@ -45,7 +45,8 @@ class Stage:
 
 
 _PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
-_TEXT = ("fuse", "filters.cut_at_repeated_sentence", "train.shuffle_window", "seed", "recaption.prompts")
+_ALT_TEXT = ("fuse.prompted", "fuse.brief_prompt_id", "recaption.prompts", "train.shuffle_window", "seed")
+_FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
 
 
 def stages(config: Config) -> list[Stage]:
@@ -56,15 +57,16 @@ def stages(config: Config) -> list[Stage]:
     """
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
-        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_TEXT)),
+        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
+        text = _ALT_TEXT
         if k:
             plan += _captioning(f"{k}", k, k - 1)
-            layer = (f"recaption-{k}", f"filter-{k}")
+            layer, text = (f"recaption-{k}", f"filter-{k}"), _FUSED
         plan += [
-            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *_TEXT)),
+            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *text)),
             Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")),
             Stage(f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")),
         ]

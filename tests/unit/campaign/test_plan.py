@@ -1,0 +1,82 @@
+import pytest
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.config import load_config
+from vila2_ray.errors import ConfigError
+
+
+def config(*overrides: str):
+    return load_config("tiny", list(overrides))
+
+
+def named(configuration, name: str) -> plans.Stage:
+    return next(stage for stage in plans.stages(configuration) if stage.name == name)
+
+
+def test_stages_are_in_order_and_read_only_what_comes_before() -> None:
+    seen: set[str] = set()
+    for stage in plans.stages(config("rounds.max=3", "rounds.fraction=0.5")):
+        assert set(stage.inputs) <= seen, stage
+        seen.add(stage.name)
+    assert {"recaption-3", "filter-full", "promote", "report", "export"} <= seen
+
+
+def test_every_round_starts_from_the_same_alignment() -> None:
+    assert [s.inputs[0] for s in plans.stages(config("rounds.max=3")) if s.kind == "pretrain"] == ["align"] * 4
+
+
+def test_no_recaptioning_without_rounds() -> None:
+    assert not [s for s in plans.stages(config("rounds.max=0", "rounds.fraction=0.5")) if s.kind == "recaption"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "rounds.max=2",
+        "recaption.engine.max_actors=7",
+        "recaption.range_rows=64",
+        "train.num_workers=4",
+        "train.pretrain.micro_batch_size=4",
+        "prices.node_dollars_per_hour=3",
+        "corpus.pretrain=/elsewhere",
+    ],
+)
+def test_operational_fields_change_no_fingerprint(override: str) -> None:
+    before, after = config("rounds.max=3"), config("rounds.max=3", override)
+    for stage in plans.stages(after):
+        assert plans.fingerprint(stage, before, {"x": "1"}) == plans.fingerprint(stage, after, {"x": "1"})
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("train.sft.peak_lr=0.123", {"sft-0", "sft-1"}),
+        ("train.align.num_epochs=9", {"align"}),
+        ("filters.min_words=9", {"filter-1"}),
+        ("recaption.sampling.temperature=0.7", {"recaption-1"}),
+        ("fuse.rule=recaption", {"pretrain-1"}),
+        ("fuse.prompted=false", {"align", "pretrain-0", "pretrain-1"}),
+        ("evaluate.max_samples=3", {"evaluate-0", "evaluate-1"}),
+    ],
+)
+def test_semantic_fields_change_just_the_stages_that_read_them(override: str, changed: set[str]) -> None:
+    before, after = config("rounds.max=1"), config("rounds.max=1", override)
+    every = [s for s in plans.stages(after) if s.name not in plans.LAST_STAGES]
+    found = {s.name for s in every if plans.fingerprint(s, before, {}) != plans.fingerprint(s, after, {})}
+    assert found == changed
+
+
+def test_an_input_changes_the_fingerprint() -> None:
+    stage = named(config(), "sft-0")
+    assert plans.fingerprint(stage, config(), {"a": "1"}) != plans.fingerprint(stage, config(), {"a": "2"})
+
+
+def test_unknown_stage_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"--until = 'nope'.*evaluate-0"):
+        plans.select(plans.stages(config()), None, "nope", None)
+
+
+def test_until_and_only() -> None:
+    every = plans.stages(config())
+    assert [s.name for s in plans.select(every, None, "pretrain-0", None)] == ["index", "align", "pretrain-0"]
+    assert [s.name for s in plans.select(every, "sft-0", None, None)] == ["sft-0"]

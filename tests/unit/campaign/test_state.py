@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.ledger import Ledger, read_ledger
+from vila2_ray.campaign.promotion import promote, read_promoted
+from vila2_ray.campaign.state import Marker, check_fields, drop_markers, read_markers, read_round_scores, write_marker
+from vila2_ray.config import PricesConfig, load_config
+from vila2_ray.errors import FingerprintError
+from vila2_ray.storage import Store
+
+
+def finish(store: Store, config, *names: str) -> None:
+    for stage in plans.stages(config):
+        if stage.name in names:
+            summary = {"scores": {"f1": 0.5}} if stage.kind == "evaluate" else {}
+            fields = plans.fields_of(stage, config)
+            write_marker(store, Marker(stage.name, "f" * 64, fields, {}, "d", 1, summary=summary))
+
+
+def test_a_changed_field_of_finished_stages_is_named_with_the_way_out(tmp_path: Path) -> None:
+    store, before = Store(tmp_path), load_config("tiny", ["train.sft.peak_lr=0.1"])
+    finish(store, before, "index", "align", "pretrain-0", "sft-0", "evaluate-0")
+    after = load_config("tiny", ["train.sft.peak_lr=0.2"])
+    with pytest.raises(FingerprintError, match=r"peak_lr was 0.1, is 0.2.*sft-0, evaluate-0.*--from sft-0"):
+        check_fields(plans.stages(after), after, read_markers(store))
+    drop_markers(store, plans.stages(after), "sft-0")
+    check_fields(plans.stages(after), after, read_markers(store))
+    assert set(read_markers(store)) == {"index", "align", "pretrain-0"}
+
+
+def test_a_field_of_a_stage_that_is_not_finished_may_change(tmp_path: Path) -> None:
+    store, before = Store(tmp_path), load_config("tiny", ["train.sft.peak_lr=0.1"])
+    finish(store, before, "index", "align", "pretrain-0")
+    after = load_config("tiny", ["train.sft.peak_lr=0.2"])
+    check_fields(plans.stages(after), after, read_markers(store))
+
+
+def test_round_scores_stop_at_a_gap(tmp_path: Path) -> None:
+    store, config = Store(tmp_path), load_config("tiny", ["rounds.max=3"])
+    finish(store, config, "evaluate-0", "evaluate-1", "evaluate-3")
+    assert len(read_round_scores(read_markers(store))) == 2
+
+
+def test_failed_attempts_stay_in_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(Store(tmp_path), PricesConfig(node_dollars_per_hour=3600.0))
+    with ledger.record("align") as figures:
+        figures["num_samples"] = 3
+    with pytest.raises(KeyError), ledger.record("sft-0"):
+        raise KeyError
+    entries = read_ledger(Store(tmp_path))
+    assert [(e.stage, e.finished) for e in entries] == [("align", True), ("sft-0", False)]
+    assert entries[0].dollars == pytest.approx(entries[0].seconds)
+    assert entries[0].figures == {"num_samples": 3}
+
+
+def test_promotion_keeps_its_history_and_repeats_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert promote(store, "vlm-1", "checkpoints/vlm-1/sft", "aa", {"f1": 0.5}, epoch=1)
+    assert not promote(store, "vlm-1", "checkpoints/vlm-1/sft", "aa", {"f1": 0.5}, epoch=2)
+    assert promote(store, "vlm-2", "checkpoints/vlm-2/sft", "bb", {"f1": 0.6}, epoch=2)
+    state = read_promoted(store)
+    assert state["current"]["model"] == "vlm-2"
+    assert [entry["model"] for entry in state["history"]] == ["vlm-1", "vlm-2"]

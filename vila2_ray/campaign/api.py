@@ -1,0 +1,165 @@
+"""Looking at a campaign from Python: layers, verdicts, scores, costs, what is done. Read-only; starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.layout import Layout
+from vila2_ray.campaign.ledger import Entry, read_ledger
+from vila2_ray.campaign.promotion import read_promoted
+from vila2_ray.campaign.saturation import decide
+from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
+from vila2_ray.config import Config, from_yaml
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.errors import ConfigError, CorpusError
+from vila2_ray.storage import Store
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where one stage stands: done | running (begun, perhaps interrupted) | missing | not needed."""
+
+    name: str
+    state: str
+    done: int
+    total: int
+    """0: not known before the stage runs."""
+    unit: str
+    seconds: float
+
+
+class Campaign:
+    """A campaign folder.
+
+    >>> Campaign("runs/tiny").layer("round-1").to_pandas()      # doctest: +SKIP
+
+    Raises ConfigError where there is no campaign.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.store = Store(uri)
+        self.layout = Layout(self.store)
+        if not self.store.exists("campaign.yaml"):
+            raise ConfigError("campaign", self.store.uri, "there is no campaign here yet; start one with vila2 run")
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the last driver resolved."""
+        return from_yaml(self.store.read_text("campaign.yaml"))
+
+    def markers(self) -> dict[str, Marker]:
+        """Finished stages by name."""
+        return read_markers(self.store)
+
+    def corpus(self, source: str = "pretrain") -> Corpus:
+        return self.layout.corpus(source, self.config)
+
+    def layers(self) -> list[str]:
+        """Names of the finished caption layers, in order of their making."""
+        markers = self.markers()
+        return [s.layer for s in plans.stages(self.config) if s.kind == "recaption" and s.name in markers]
+
+    def layer(self, name: str) -> Layer:
+        """One layer's captions; `.to_pandas()` has a row per sample and variant. Raises CorpusError for unknown names."""
+        marker = self.markers().get(_stage("recaption", name))
+        if marker is None:
+            known = ", ".join(self.layers()) or "none yet"
+            raise CorpusError(self.uri, f"no finished layer {name!r}", f"Finished layers: {known}")
+        return self.layout.layer(name, marker.fingerprint)
+
+    def verdicts(self, name: str) -> Verdicts | None:
+        """What the filters think of a layer; None where they have not run."""
+        marker = self.markers().get(_stage("filter", name))
+        return self.layout.verdicts(name, marker.fingerprint) if marker else None
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Held-out scores by round, VLM_0 first, each with `round` and `model`."""
+        return [{"round": k, "model": f"vlm-{k}", **s} for k, s in enumerate(read_round_scores(self.markers()))]
+
+    def heldout_records(self, model: str) -> pa.Table | None:
+        """Per-sample captions and answers of one model on the held-out corpus."""
+        name = self.layout.evaluation(model)
+        return self.store.read_table(name) if self.store.exists(name) else None
+
+    def promoted(self) -> dict[str, Any]:
+        """`{"current": entry | None, "history": [...]}`."""
+        return read_promoted(self.store)
+
+    def ledger(self) -> list[Entry]:
+        """What every attempt spent on every stage."""
+        return read_ledger(self.store)
+
+    def status(self) -> list[StageStatus]:
+        """Every stage of the campaign, in order."""
+        config, markers = self.config, self.markers()
+        decision = decide(read_round_scores(markers), config.rounds)
+        spent: dict[str, float] = {}
+        for entry in self.ledger():
+            spent[entry.stage] = spent.get(entry.stage, 0.0) + entry.seconds
+        rows = []
+        for stage in plans.stages(config):
+            beyond = stage.round is not None and decision.stop_after is not None and stage.round > decision.stop_after
+            done, total, unit = self._counts(stage, markers)
+            if stage.name in markers:
+                state = "done"
+            elif beyond:
+                state = "not needed"
+            else:
+                state = "running" if done or self._begun(stage) else "missing"
+            rows.append(StageStatus(stage.name, state, done, total, unit, spent.get(stage.name, 0.0)))
+        return rows
+
+    def _begun(self, stage: plans.Stage) -> bool:
+        where = {
+            "align": f"training/{stage.model}/align",
+            "pretrain": f"training/{stage.model}/pretrain",
+            "sft": f"training/{stage.model}/sft",
+        }.get(stage.kind)
+        return where is not None and bool(self.store.list(where))
+
+    def _counts(self, stage: plans.Stage, markers: dict[str, Marker]) -> tuple[int, int, str]:
+        marker = markers.get(stage.name)
+        if stage.kind == "index":
+            count = sum(v["samples"] for v in marker.summary.values()) if marker else 0
+            return count, count, "samples"
+        if stage.kind in ("align", "pretrain", "sft"):
+            steps = int(marker.summary.get("num_steps", 0)) if marker else 0
+            return steps, steps, "steps"
+        if stage.kind == "recaption":
+            total = self._corpus_rows(markers)
+            if marker:
+                return total, total, "rows"
+            return self._rows_in_parts(stage, markers), total, "rows"
+        if stage.kind == "evaluate" and marker:
+            return 1, 1, "models"
+        return (1, 1, "") if marker else (0, 0, "")
+
+    def _corpus_rows(self, markers: dict[str, Marker]) -> int:
+        index = markers.get("index")
+        return int(index.summary["pretrain"]["samples"]) if index and "pretrain" in index.summary else 0
+
+    def _rows_in_parts(self, stage: plans.Stage, markers: dict[str, Marker]) -> int:
+        """Rows of an unfinished layer that are safe already: whole shards and parts."""
+        captioner = markers.get(f"sft-{stage.round - 1}") if stage.round else None
+        if captioner is None:
+            return 0
+        name = plans.fingerprint(stage, self.config, {f"sft-{(stage.round or 1) - 1}": captioner.digest})
+        layer, corpus = self.layout.layer(stage.layer, name), self.corpus()
+        whole = set(layer.shards())
+        rows = sum(corpus.num_rows(s.shard) for s in corpus.shards if (s.source, s.shard) in whole)
+        parts = self.layout.parts(stage.layer, name).ranges()
+        return rows + sum(stop - start for key, found in parts.items() if key not in whole for start, stop in found)
+
+
+def _stage(kind: str, layer: str) -> str:
+    return f"{kind}-{layer.removeprefix('round-')}"

@@ -1,0 +1,164 @@
+"""Carries a campaign on from wherever it stands: look at what is done, do the next stage, write its marker, go on.
+
+    index → align → pretrain-0 → sft-0 → evaluate-0 → [ recaption → filter → pretrain → sft → evaluate ] × rounds
+          → promote → report → export
+
+A stage is done when its marker says so under the fingerprint that it would have now. Nothing else is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.lease import Lease
+from vila2_ray.campaign.ledger import Ledger
+from vila2_ray.campaign.promotion import read_promoted
+from vila2_ray.campaign.saturation import Decision, decide
+from vila2_ray.campaign.stages import WORK, Run
+from vila2_ray.campaign.state import (
+    Marker,
+    check_fields,
+    drop_markers,
+    read_markers,
+    read_round_scores,
+    write_marker,
+)
+from vila2_ray.config import Config, to_yaml
+from vila2_ray.errors import ConfigError, FingerprintError, StageFailed
+from vila2_ray.progress import NullProgress, Progress
+from vila2_ray.storage import Store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign stands at when the driver ends."""
+
+    scores: list[dict[str, float]]
+    """Of VLM_0, VLM_1 … on the held-out corpus."""
+    report_uri: str | None
+    promoted: dict[str, Any] | None
+    ran: list[str] = field(default_factory=list)
+    """Stages that this call worked on; empty when all was done."""
+
+
+def run(
+    config: Config,
+    *,
+    only: str | None = None,
+    until: str | None = None,
+    from_: str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Carry the campaign on: to its end, `until` a stage, or for `only` one stage; `from_` redoes a stage and all later.
+
+    Raises CampaignBusy, ConfigError, FingerprintError, CorpusError, StageFailed, StorageError, LeaseLost.
+    """
+    store, progress = Store(config.campaign), progress or NullProgress()
+    plan = plans.stages(config)
+    selected = plans.select(plan, only, until, from_)
+    with Lease(store) as lease:
+        if from_ is not None:
+            drop_markers(store, plan, from_)
+        markers = read_markers(store)
+        check_fields(plan, config, markers)
+        _write_configuration(store, config)
+        work = Run(config, markers, progress, lease.epoch)
+        driver = _Driver(work, plan, lease, Ledger(store, config.prices))
+        driver.go(selected, explicitly=only is not None)
+        report = store.path("report/index.html") if store.exists("report/index.html") else None
+        return Outcome(read_round_scores(work.markers), report, read_promoted(store)["current"], driver.ran)
+
+
+class _Driver:
+    def __init__(self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger) -> None:
+        self._work, self._plan, self._lease, self._ledger = work, plan, lease, ledger
+        self.ran: list[str] = []
+
+    def go(self, selected: list[plans.Stage], explicitly: bool) -> None:
+        for stage in selected:
+            decision = self._decision()
+            if stage.round is not None and decision.stop_after is not None and stage.round > decision.stop_after:
+                if not explicitly:
+                    continue
+            self._work.best_round = decision.best
+            self._one(stage)
+            if stage.kind == "evaluate":
+                self._work.progress.note(self._decision().reason)
+
+    def _decision(self) -> Decision:
+        config = self._work.config
+        return decide(read_round_scores(self._work.markers), config.rounds)
+
+    def _one(self, stage: plans.Stage) -> None:
+        work = self._work
+        inputs = self._inputs(stage)
+        name = plans.fingerprint(stage, work.config, inputs)
+        covers = work.corpus("pretrain").digest() if stage.kind == "recaption" else ""
+        marker = work.markers.get(stage.name)
+        if marker is not None:
+            same = marker.fingerprint == name
+            if same and marker.covers == covers and stage.kind != "index":
+                return
+            grows = stage.kind == "index" or (stage.kind == "recaption" and same)  # shards may have been added
+            if not grows and stage.name not in plans.LAST_STAGES:
+                self._refuse(stage, marker, inputs)
+        with self._ledger.record(stage.name) as figures:
+            done = WORK[stage.kind](work, stage, name)
+            figures.update(done.summary)
+        if stage.kind == "index" and marker is not None and (marker.fingerprint, marker.digest) == (name, done.digest):
+            return  # looked again, found nothing new
+        entry = Marker(
+            stage=stage.name,
+            fingerprint=name,
+            fields=plans.fields_of(stage, work.config),
+            inputs=inputs,
+            digest=done.digest,
+            epoch=self._lease.epoch,
+            seconds=done.seconds,
+            covers=covers,
+            summary=done.summary,
+        )
+        self._lease.check()
+        write_marker(work.layout.store, entry)
+        work.markers[stage.name] = entry
+        self.ran.append(stage.name)
+
+    def _inputs(self, stage: plans.Stage) -> dict[str, str]:
+        work, inputs = self._work, {}
+        names = stage.inputs
+        if stage.name in plans.LAST_STAGES:
+            names = tuple(s.name for s in self._plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
+        if stage.kind == "recaption" and stage.round is None:
+            names = (f"sft-{work.best_round}",)
+        for name in names:
+            if name not in work.markers:
+                raise StageFailed(f"{stage.name} needs {name}, which is not done. Run it first: vila2 run --until {name}")
+            inputs[name] = work.markers[name].digest
+        if stage.kind != "index":
+            inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
+        if stage.reads_base:
+            inputs["base"] = work.base_digest()
+        return inputs
+
+    def _refuse(self, stage: plans.Stage, marker: Marker, inputs: dict[str, str]) -> None:
+        changed = [name for name in sorted({*inputs, *marker.inputs}) if inputs.get(name) != marker.inputs.get(name)]
+        raise FingerprintError(
+            "inputs",
+            ", ".join(changed),
+            f"changed since {stage.name} was finished. Redo it and what follows with --from {stage.name}, or choose "
+            "another campaign=FOLDER",
+        )
+
+
+def _write_configuration(store: Store, config: Config) -> None:
+    from vila2_ray.schema import FORMAT_VERSION
+
+    if store.exists("format_version"):
+        found = store.read_text("format_version").strip()
+        if found != str(FORMAT_VERSION):
+            raise ConfigError("campaign", store.uri, f"written in format {found}; this version reads {FORMAT_VERSION}")
+    else:
+        store.write_text("format_version", f"{FORMAT_VERSION}\n")
+    store.write_text("campaign.yaml", to_yaml(config))

@@ -1,0 +1,267 @@
+"""What each kind of stage does: gather its inputs, call the room that does the work, return the digest of what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.layout import Layout, base_folder
+from vila2_ray.campaign.promotion import promote
+from vila2_ray.campaign.state import Marker, read_round_scores
+from vila2_ray.captions.prompts import Prompts
+from vila2_ray.config import Config
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.errors import StageFailed
+from vila2_ray.progress import Progress
+from vila2_ray.storage import Store
+
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+
+class Done(NamedTuple):
+    """What a stage leaves for its marker."""
+
+    digest: str
+    summary: dict[str, Any]
+    seconds: float
+
+
+@dataclass
+class Run:
+    """One driver's view of one campaign; corpora and digests are looked up once."""
+
+    config: Config
+    markers: dict[str, Marker]
+    progress: Progress
+    epoch: int
+    best_round: int = 0
+    _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _base_digest: str = ""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(Store(self.config.campaign))
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(self.config.recaption.prompt_ids, self.config.recaption.prompts)
+
+    def corpus(self, source: str) -> Corpus:
+        if source not in self._corpora:
+            self._corpora[source] = self.layout.corpus(source, self.config)
+        return self._corpora[source]
+
+    def base_digest(self) -> str:
+        from vila2_ray.model.loading import checkpoint_digest
+
+        if not self._base_digest:
+            self._base_digest = checkpoint_digest(base_folder(self.config))
+        return self._base_digest
+
+    def layer(self, k: int) -> tuple[Layer, Verdicts]:
+        """The finished layer of a round and what the filters think of it."""
+        recaption, judged = self.markers[f"recaption-{k}"], self.markers[f"filter-{k}"]
+        name = f"round-{k}"
+        return self.layout.layer(name, recaption.fingerprint), self.layout.verdicts(name, judged.fingerprint)
+
+
+def connect_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names (a job's own), or start one in this process."""
+    import os
+
+    import ray
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="warning", **options)
+
+
+def ray_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_cpus: float = 1.0) -> Iterable[_Result]:
+    """`function` of each item on the cluster, a bounded number at a time, results as they come."""
+    import ray
+
+    connect_ray()
+    task = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
+    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    running: list[Any] = []
+    for item in items:
+        running.append(task.remote(item))
+        if len(running) >= limit:
+            finished, running = ray.wait(running, num_returns=1)
+            yield from ray.get(finished)
+    while running:
+        finished, running = ray.wait(running, num_returns=1)
+        yield from ray.get(finished)
+
+
+def _index(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.corpus.index import build_index
+
+    started, digest, counts = time.monotonic(), hashlib.sha256(), {}
+    for source in stage.corpora:
+        if not getattr(run.config.corpus, source):
+            continue
+        corpus = run.layout.corpus(source, run.config)
+        missing = [shard for shard in corpus.shards if not corpus.is_indexed(shard)]
+        if missing:
+            build_index(corpus.shards, corpus.columns, run.layout.index, run.progress, ray_map)
+            corpus = run.layout.corpus(source, run.config)
+        digest.update(f"{source} {corpus.digest()}\n".encode())
+        counts[source] = {"shards": len(corpus.shards), "samples": corpus.total_rows()}
+        run._corpora[source] = corpus
+    return Done(digest.hexdigest(), counts, time.monotonic() - started)
+
+
+def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.train.trainer import TrainingJob, run_training
+
+    connect_ray()
+    name, model = stage.kind, stage.model
+    if name == "align":
+        init = base_folder(run.config)
+    elif name == "pretrain":
+        init = run.layout.checkpoint("base", "align").local_folder()
+    else:
+        init = run.layout.checkpoint(model, "pretrain").local_folder()
+    layers = [run.layer(stage.round)] if name == "pretrain" and stage.round else []
+    job = TrainingJob(
+        model_name=model,
+        stage=name,
+        init_folder=init,
+        corpus=run.corpus("sft" if name == "sft" else "pretrain"),
+        layers=layers,
+        config=run.config,
+        packs=run.layout.packs(model, name, fingerprint),
+        state=run.layout.training(model, name, fingerprint),
+        out=run.layout.checkpoint(model, name),
+    )
+    summary = run_training(job, run.progress)
+    return Done(summary.digest, asdict(summary), summary.seconds)
+
+
+def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.recaption.pipeline import RecaptionJob, recaption
+
+    connect_ray()
+    captioner = stage.round - 1 if stage.round else run.best_round
+    checkpoint = run.markers[f"sft-{captioner}"]
+    full = stage.round is None
+    latest = max((k for k in range(1, run.config.rounds.max + 1) if f"filter-{k}" in run.markers), default=0)
+    job = RecaptionJob(
+        corpus=run.corpus("pretrain"),
+        layer=run.layout.layer(stage.layer, fingerprint),
+        parts=run.layout.parts(stage.layer, fingerprint),
+        checkpoint_folder=run.layout.checkpoint(f"vlm-{captioner}", "sft").local_folder(),
+        prompts=run.prompts,
+        config=run.config.recaption,
+        plan_key=f"{run.config.seed}:{stage.layer}",
+        fraction=1.0 if full else run.config.rounds.fraction,
+        keep=run.layer(latest)[0] if full and latest else None,
+        metadata={
+            "layer": stage.layer,
+            "round": str(stage.round if stage.round is not None else captioner + 1),
+            "specialist": "",
+            "model": f"vlm-{captioner}",
+            "checkpoint_digest": checkpoint.digest,
+        },
+    )
+    summary = recaption(job, run.progress)
+    return Done(job.layer.digest(), asdict(summary), summary.seconds)
+
+
+def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.judging import judge_layer
+
+    started = time.monotonic()
+    layer = run.layout.layer(stage.layer, run.markers[stage.inputs[0]].fingerprint)
+    verdicts = run.layout.verdicts(stage.layer, fingerprint)
+    flags = judge_layer(run.corpus("pretrain"), layer, verdicts, run.prompts, run.config.filters, ray_map)
+    return Done(verdicts.digest(), {"flags": flags}, time.monotonic() - started)
+
+
+def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from dataclasses import replace
+
+    import ray
+
+    connect_ray()
+    started = time.monotonic()
+    engine, config = run.config.recaption.engine, run.config.evaluate
+    source = "heldout" if run.config.corpus.heldout else "pretrain"
+    if source == "pretrain":
+        run.progress.note("no held-out corpus: scoring what needs none, on a share of the pretraining corpus")
+        config = replace(config, max_samples=config.max_samples or 200)
+    run.progress.start(stage.name, 0, "samples")
+    folder = run.layout.checkpoint(stage.model, "sft").local_folder()
+    task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(_score)
+    scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine))
+    run.layout.store.write_table(run.layout.evaluation(stage.model), records)
+    run.progress.finish()
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    run.progress.note(f"{stage.model}: {shown}")
+    digest = hashlib.sha256(repr(sorted(scores.items())).encode()).hexdigest()
+    return Done(digest, {"scores": scores, "model": stage.model, "source": source}, time.monotonic() - started)
+
+
+def _score(corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any) -> tuple[dict[str, float], Any]:
+    """Runs where the engine's resources are."""
+    from pathlib import Path
+
+    from vila2_ray.engines.choice import open_engine
+    from vila2_ray.evaluate.heldout import evaluate
+    from vila2_ray.progress import NullProgress
+
+    opened = open_engine(engine.name, Path(folder), engine.batch_size)
+    try:
+        return evaluate(corpus, opened, config, prompts, NullProgress())
+    finally:
+        opened.close()
+
+
+def _promote(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    k = run.best_round
+    marker = run.markers.get(f"sft-{k}")
+    if marker is None:
+        raise StageFailed("promote: no model has been trained and scored yet. Run it to the end: vila2 run")
+    scores = read_round_scores(run.markers)[k]
+    changed = promote(run.layout.store, f"vlm-{k}", f"checkpoints/vlm-{k}/sft", marker.digest, scores, run.epoch)
+    run.progress.note(f"promoted vlm-{k}" if changed else f"vlm-{k} stays promoted")
+    return Done(marker.digest, {"model": f"vlm-{k}"}, 0.0)
+
+
+def _report(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.api import Campaign
+    from vila2_ray.report import build
+
+    started = time.monotonic()
+    uri = build(Campaign(run.config.campaign))
+    return Done(fingerprint, {"uri": uri}, time.monotonic() - started)
+
+
+def _export(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.exporting import export_campaign
+
+    started = time.monotonic()
+    card = export_campaign(run.layout, run.markers, run.config, run.config.export.to, run.config.export.format)
+    return Done(fingerprint, card, time.monotonic() - started)
+
+
+WORK: dict[str, Callable[[Run, plans.Stage, str], Done]] = {
+    "index": _index,
+    "align": _train,
+    "pretrain": _train,
+    "sft": _train,
+    "recaption": _recaption,
+    "filter": _filter,
+    "evaluate": _evaluate,
+    "promote": _promote,
+    "report": _report,
+    "export": _export,
+}
