@@ -1,0 +1,1 @@
+"""Reading image–text shards, and writing what models and filters say about them, one file per shard."""

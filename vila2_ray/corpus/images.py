@@ -1,0 +1,101 @@
+"""From the bytes of a picture, whoever made them, to RGB pixels of bounded size."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vila2_ray.errors import Reason, SampleError
+
+_SIGNATURES = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "WEBP": (b"RIFF",),
+    "GIF": (b"GIF8",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+}
+"""Formats that are read; every other decoder of PIL stays shut. The content decides, never the file name."""
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode to an upright RGB image; the first frame of an animation, transparency on white.
+
+    The header is checked before any pixel is decoded. `max_pixels` bounds width × height; PIL refuses more than twice
+    its own `Image.MAX_IMAGE_PIXELS` in any case.
+
+    Raises SampleError with reason IMAGE_UNREADABLE, IMAGE_TYPE or IMAGE_TOO_LARGE, and nothing else.
+    """
+    image = _open(data)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise SampleError(Reason.IMAGE_UNREADABLE, f"{width} × {height} pixels")
+    if width * height > max_pixels:
+        raise SampleError(Reason.IMAGE_TOO_LARGE, f"{width} × {height} pixels, more than {max_pixels:,}")
+    try:
+        image.load()
+        return _upright(_to_rgb(image))
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
+    except Exception as error:  # decoders raise anything on broken bytes
+        raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise SampleError(Reason.IMAGE_UNREADABLE, "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
+            return Image.open(io.BytesIO(data), formats=list(_SIGNATURES))
+    except Image.DecompressionBombError as error:
+        raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
+    except UnidentifiedImageError as error:
+        if any(data.startswith(signature) for signature in _SIGNATURES.values()):
+            raise SampleError(Reason.IMAGE_UNREADABLE, "broken header") from error
+        begins = data[:12].decode("ascii", "replace").encode("unicode_escape").decode()
+        raise SampleError(Reason.IMAGE_TYPE, f"none of {', '.join(_SIGNATURES)}; begins with {begins!r}") from error
+    except Exception as error:  # as above
+        raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of the same size; the orientation tag is kept."""
+    exif = image.getexif()
+    if image.mode.startswith("I") or image.mode == "F":
+        rgb = Image.fromarray(_to_8_bit(np.asarray(image)), "L").convert("RGB")
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", rgba.size, "white")
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
+    rgb.info = {}
+    if exif:
+        rgb.getexif().update(exif)
+    return rgb
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Grey values [H, W] of 16 bits, 32 bits or floats to 0–255."""
+    wide = np.nan_to_num(values.astype(np.float64))
+    top = float(wide.max(initial=0.0))
+    scale = 255.0 if values.dtype.kind == "f" and top <= 1.0 else 1.0
+    if values.dtype.itemsize == 2 or (values.dtype.kind != "f" and top > 255):
+        scale = 255.0 / 65535.0
+    return np.clip(np.rint(wide * scale), 0, 255).astype(np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with contextlib.suppress(Exception):  # a broken orientation tag costs the rotation, not the picture
+        turned = ImageOps.exif_transpose(image)
+        image = turned if turned is not None else image
+    return image
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,156 @@
+"""Parquet shards: encoded images in a column (bytes, or a struct with `bytes` as the `datasets` library writes it)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vila2_ray.config import ColumnsConfig
+from vila2_ray.corpus.samples import Sample, as_alt_text, problem_of
+from vila2_ray.corpus.shards import ShardRef
+from vila2_ray.errors import CorpusError, Reason, SampleError, StorageError
+from vila2_ray.schema import INDEX
+from vila2_ray.storage import Store, split_uri
+
+_BATCH_ROWS = 64
+_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+"""Names that are tried when `corpus.columns.image` is left at its default; img2dataset names the column by format."""
+
+
+def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
+    """One row per Parquet row (INDEX); images are not touched. Raises CorpusError when the file or a column is bad."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    with _opened(ref) as file:
+        if file is None:
+            return INDEX.empty_table()
+        image, alt_text, key = _columns(ref, file.schema_arrow, columns)
+        wanted = [name for name in (alt_text, key) if name]
+        numbers = range(file.metadata.num_rows)
+        texts: list[Any] = [None] * len(numbers)
+        keys: list[Any] = [None] * len(numbers)
+        if wanted:
+            table = file.read(columns=wanted)
+            texts = _values(table[alt_text]) if alt_text else texts
+            keys = _values(table[key]) if key else keys
+    for number, text, told in zip(numbers, texts, keys, strict=True):
+        name = as_alt_text(told) or f"{number:09}"
+        row = {"row": number, "key": name, "image_name": image, "alt_text_chars": len(as_alt_text(text))}
+        if name in seen:
+            row.update(problem=Reason.DUPLICATE_KEY.value, problem_detail=f"a sample before it has the key {name!r}")
+        seen.add(name)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, INDEX)
+
+
+def read_rows(
+    ref: ShardRef,
+    index: pa.Table,
+    rows: Sequence[int],
+    columns: ColumnsConfig,
+    truth: bool = False,
+    images: bool = True,
+) -> Iterator[Sample]:
+    """Samples of `rows`, in the order asked for. Only the row groups that hold them are read, in batches."""
+    entries = dict(zip(rows, index.take(pa.array(rows, pa.int64())).to_pylist(), strict=True))
+    if list(entries) != sorted(entries) or len(entries) != len(rows):
+        by_row = {s.row: s for s in read_rows(ref, index, sorted(entries), columns, truth, images)}
+        yield from (by_row[row] for row in rows)
+        return
+    with _opened(ref) as file:
+        if file is None or file.metadata.num_rows != index.num_rows:
+            raise CorpusError(ref.uri, "has changed since it was indexed", "Delete its file below index/ and run again")
+        image, alt_text, key = _columns(ref, file.schema_arrow, columns)
+        names = [name for name in file.schema_arrow.names if images or name != image]
+        for start, batch in _batches(file, entries, names):
+            data = {name: _values(batch.column(name)) for name in names}
+            for number in (n for n in range(start, start + batch.num_rows) if n in entries):
+                values = {name: column[number - start] for name, column in data.items()}
+                told, text, _ = values.pop(image, None), values.pop(alt_text, None), values.pop(key, None)
+                yield _sample(ref, entries[number], _encoded(told) if images else None, text, values, images)
+
+
+@contextlib.contextmanager
+def _opened(ref: ShardRef) -> Iterator[pq.ParquetFile | None]:
+    """The file; None when it holds not a single byte, as interrupted writers leave it."""
+    folder, name = split_uri(ref.uri)
+    store = Store(folder)
+    if store.size(name) == 0:
+        yield None
+        return
+    with store.open(name) as native:
+        try:
+            yield pq.ParquetFile(native, pre_buffer=False, buffer_size=1 << 20)
+        except StorageError:
+            raise
+        except (pa.ArrowInvalid, OSError) as error:  # arrow calls broken pages OSError
+            remedy = "Download it again if it was cut off, or move it out of the corpus"
+            raise CorpusError(ref.uri, "not a readable Parquet file", remedy) from error
+
+
+def _columns(ref: ShardRef, schema: pa.Schema, columns: ColumnsConfig) -> tuple[str, str, str]:
+    """Names of the image, alt-text and key columns; the latter two "" where the file has none."""
+    default = ColumnsConfig()
+    candidates = _IMAGE_COLUMNS if columns.image == default.image else (columns.image,)
+    image = next((name for name in candidates if name in schema.names), None)
+    found = f"columns are {', '.join(schema.names)}"
+    if image is None:
+        raise CorpusError(ref.uri, f"no column of images; {found}", "Say which with corpus.columns.image=NAME")
+    if not _holds_bytes(schema.field(image).type):
+        remedy = "Encoded images are expected: bytes, or a struct with a field named bytes"
+        raise CorpusError(ref.uri, f"column {image!r} is {schema.field(image).type}", remedy)
+    for option, name in (("alt_text", columns.alt_text), ("key", columns.key)):
+        if name not in schema.names and name != getattr(default, option):
+            raise CorpusError(ref.uri, f"no column {name!r}; {found}", f"Set corpus.columns.{option} to one of them")
+    alt_text = columns.alt_text if columns.alt_text in schema.names else ""
+    return image, alt_text, columns.key if columns.key in schema.names else ""
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" and _holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _batches(file: pq.ParquetFile, wanted: dict[int, Any], names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches that hold wanted rows, with the number of their first row."""
+    start = 0
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        inside = [row for row in wanted if start <= row < stop]
+        if inside:
+            at = start
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+                if at > inside[-1]:
+                    break
+                yield at, batch
+                at += batch.num_rows
+        start = stop
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Python values; text that is not UTF-8 becomes ""."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return [None] * len(column)
+        raw = column.cast(pa.large_binary()).to_pylist()
+        return [None if data is None else as_alt_text(data) for data in raw]
+
+
+def _encoded(value: Any) -> bytes | None:
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def _sample(
+    ref: ShardRef, row: dict[str, Any], image: bytes | None, text: Any, extra: dict[str, Any], images: bool
+) -> Sample:
+    problem = problem_of(row)
+    if images and image is None:
+        problem = problem or SampleError(Reason.NO_IMAGE, f"column {row['image_name']!r} is null")
+    return Sample(ref.source, ref.shard, row["row"], row["key"], image, as_alt_text(text), extra, None, problem)
