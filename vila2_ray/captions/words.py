@@ -1,8 +1,8 @@
 """Words, sentences and n-grams of captions in any script, the way every count and comparison here takes them.
 
 Words are casefolded runs of letters, digits and their marks, apostrophes dropped: `The dog's T-shirt` → `the dogs t
-shirt`. Scripts written without spaces give one word a character (Chinese, Japanese) or a consonant with its marks
-(Thai, Lao, Khmer, Burmese), so that lengths are comparable in order of magnitude.
+shirt`. Scripts written without spaces give one word a character (Chinese, Japanese) or a letter with its marks (Thai,
+Lao, Khmer, Burmese), so that lengths are comparable in order of magnitude.
 """
 
 from __future__ import annotations
