@@ -1,0 +1,208 @@
+"""Scores captions and answers against scene truth: what is named, where, how large, and what is not there at all. Pure.
+
+A scene's truth is `{"objects": [{"name", "size", "place", …}], "words": [{"text", …}]}` as corpora with known scenes carry
+it. Captions are free text; things are found in them by name. Matching is by multiset: two cats named where there is one
+leave one over, which counts as hallucinated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from vila2_ray.recipes.tiny.world import NAMES, PLACES, SIZES
+
+Truth = Mapping[str, Sequence[Mapping[str, object]]]
+
+_SYNONYMS = {"upper": "top", "lower": "bottom", "middle": "center", "centre": "center", "big": "large", "little": "small"}
+_NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "2": 2, "3": 3, "4": 4, "5": 5}
+_READING = re.compile(r"\b(?:reading|reads|says|saying|the words?|the text)\b[\s:\"'“‘]*([a-z0-9]+)")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One thing that a caption names."""
+
+    name: str
+    size: str | None
+    place: str | None
+    start: int
+    stop: int
+    """The name's characters in the caption."""
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Scores of a set of captions; every share lies in 0…1, and is 0 where there was nothing to count."""
+
+    num_captions: int
+    object_precision: float
+    object_recall: float
+    object_f1: float
+    object_place_f1: float
+    object_place_size_f1: float
+    hallucination_rate: float
+    """Share of named things that are not there, or are named more often than they are there."""
+    word_accuracy: float
+    """Share of the scenes' printed words that the caption reads out."""
+    word_invention_rate: float
+    """Share of the words read out that are not in the scene."""
+    words_per_caption: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def find_things(caption: str, names: Iterable[str] = NAMES) -> list[Mention]:
+    """The things that a caption names, in order, with the size and place said of each.
+
+    A size is looked for in the three words before the name. A place (`at the top left`, `in the upper-left corner`) is the
+    first one after the name and before the next thing or the end of the sentence, else one before it that is nobody
+    else's. `two cats` counts twice; `no cat` does not count; `the cat`, once a cat was named, is the same cat.
+    """
+    text = _plain(caption)
+    spoken = [match.span(1) for match in _READING.finditer(text)]
+    found = [
+        match
+        for match in re.finditer(_alternatives(names), text)
+        if not any(start <= match.start() < stop for start, stop in spoken)
+    ]
+    mentions: list[Mention] = []
+    taken = 0  # everything before is said of an earlier thing
+    for index, match in enumerate(found):
+        before = text[taken : match.start()]
+        lead = re.split(r"[.;!?]", before)[-1]
+        words = [_SYNONYMS.get(word, word) for word in re.findall(r"[a-z0-9]+", lead)[-3:]]
+        until = found[index + 1].start() if index + 1 < len(found) else len(text)
+        after = re.split(r"[.;!?]", text[match.end() : until])[0]
+        place, used = _place(after)
+        taken = match.end() + used
+        if place is None:
+            place, _ = _place(lead)
+        if words[-1:] == ["no"] or words[-2:] == ["not", "a"]:
+            continue
+        size = next((word for word in reversed(words) if word in SIZES), None)
+        name = match.group("name")
+        same = next((i for i, mention in enumerate(mentions) if mention.name == name), None)
+        if same is not None and {"the", "this", "that"} & set(words):
+            old = mentions[same]
+            mentions[same] = Mention(name, old.size or size, old.place or place, old.start, old.stop)
+            continue
+        times = next((_NUMBERS[word] for word in words if word in _NUMBERS), 1)
+        mentions += [Mention(name, size, place, match.start(), match.end())] * times
+    return mentions
+
+
+def find_words(caption: str) -> list[str]:
+    """The printed words that a caption reads out (`a sign reading stop`), lower-case."""
+    return _READING.findall(_plain(caption))
+
+
+def mark_things(caption: str, truth: Truth, names: Iterable[str] = NAMES) -> list[tuple[Mention, bool]]:
+    """Each thing named, with whether it is there; a second mention of a single thing is not."""
+    left = Counter(str(thing["name"]) for thing in truth["objects"])
+    marked = []
+    for mention in find_things(caption, names):
+        marked.append((mention, left[mention.name] > 0))
+        left[mention.name] -= 1
+    return marked
+
+
+def score_captions(captions: Sequence[str], truths: Sequence[Truth], names: Iterable[str] = NAMES) -> CaptionScores:
+    """Scores of captions against the truth of their scenes, pooled over all of them (micro-averaged).
+
+    Raises ValueError when the two sequences differ in length.
+    """
+    if len(captions) != len(truths):
+        raise ValueError(f"{len(captions)} captions for {len(truths)} scenes")
+    names = tuple(names)
+    objects, places, sizes, printed = _Tally(), _Tally(), _Tally(), _Tally()
+    num_words = 0
+    for caption, truth in zip(captions, truths, strict=True):
+        named, there = find_things(caption, names), truth["objects"]
+        objects.add([thing.name for thing in named], [thing["name"] for thing in there])
+        places.add([(thing.name, thing.place) for thing in named], [(thing["name"], thing["place"]) for thing in there])
+        sizes.add(
+            [(thing.name, thing.place, thing.size) for thing in named],
+            [(thing["name"], thing["place"], thing["size"]) for thing in there],
+        )
+        printed.add(find_words(caption), [str(word["text"]).lower() for word in truth.get("words", ())])
+        num_words += len(caption.split())
+    return CaptionScores(
+        num_captions=len(captions),
+        object_precision=objects.precision,
+        object_recall=objects.recall,
+        object_f1=objects.f1,
+        object_place_f1=places.f1,
+        object_place_size_f1=sizes.f1,
+        hallucination_rate=1 - objects.precision if objects.named else 0.0,
+        word_accuracy=printed.recall,
+        word_invention_rate=1 - printed.precision if printed.named else 0.0,
+        words_per_caption=num_words / max(1, len(captions)),
+    )
+
+
+def score_answers(answers: Iterable[tuple[str, str, str]]) -> dict[str, float]:
+    """Accuracy by question kind from (kind, right answer, given answer), and under "all" the mean over the kinds."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for kind, expected, given in answers:
+        right[kind].append(normalise_answer(given) == normalise_answer(expected))
+    scores = {kind: sum(hits) / len(hits) for kind, hits in sorted(right.items())}
+    return scores | {"all": sum(scores.values()) / len(scores)} if scores else {}
+
+
+def normalise_answer(answer: str) -> str:
+    """Lower-case, without articles, prepositions of place and punctuation: `At the top-left.` → `top left`."""
+    words = re.findall(r"[a-z0-9]+", answer.lower())
+    return " ".join(word for word in words if word not in {"a", "an", "the", "at", "in", "on"})
+
+
+class _Tally:
+    """Running counts of one kind of match."""
+
+    def __init__(self) -> None:
+        self.hits = self.named = self.there = 0
+
+    def add(self, named: list, there: list) -> None:
+        self.hits += (Counter(named) & Counter(there)).total()
+        self.named += len(named)
+        self.there += len(there)
+
+    @property
+    def precision(self) -> float:
+        return self.hits / self.named if self.named else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.hits / self.there if self.there else 0.0
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.hits / (self.named + self.there) if self.named + self.there else 0.0
+
+
+def _plain(caption: str) -> str:
+    """Lower-case, with hyphens as spaces; every character keeps its place."""
+    return caption.lower().replace("-", " ")
+
+
+def _alternatives(names: Iterable[str]) -> str:
+    longest_first = sorted(names, key=len, reverse=True)
+    return rf"\b(?P<name>{'|'.join(map(re.escape, longest_first))})(?:e?s)?\b"
+
+
+def _spellings(place: str) -> str:
+    return " ".join(f"(?:{'|'.join([word, *(k for k, v in _SYNONYMS.items() if v == word)])})" for word in place.split())
+
+
+_PLACE = re.compile(rf"\b({'|'.join(map(_spellings, sorted(PLACES, key=len, reverse=True)))})\b(?! of\b)")
+
+
+def _place(text: str) -> tuple[str | None, int]:
+    """The first place in a stretch of text, and how many characters it takes up to its end."""
+    match = _PLACE.search(text)
+    if match is None:
+        return None, 0
+    return " ".join(_SYNONYMS.get(word, word) for word in match.group(1).split()), match.end()
