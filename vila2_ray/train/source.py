@@ -1,0 +1,58 @@
+"""What the training loop asks its data for: tokens of items, pixels of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from vila2_ray.train.packplan import ItemKey
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ImageKey(NamedTuple):
+    """Names the image of a sample."""
+
+    source: str
+    shard: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One item as the model reads it. Image placeholders are expanded; an item has one image or none."""
+
+    input_ids: np.ndarray
+    """[T] int32."""
+    supervised: np.ndarray
+    """[T] bool: the loss counts this token as a target. Never the first."""
+    image: ImageKey | None
+    num_truncated: int = 0
+    """Tokens that max_length cut off at the end."""
+
+
+class Source(Protocol):
+    """Called from the loop's reading thread, for hundreds of items at a time."""
+
+    def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
+        """In the order of the keys."""
+
+    def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
+        """[3, H, W] float32 each, as the model's image processor makes them; None for an image that cannot be decoded."""
+
+
+class MemorySource:
+    """Everything in memory: what a small experiment or a test trains on."""
+
+    def __init__(self, tokens: dict[ItemKey, Tokens], pixels: dict[ImageKey, torch.Tensor | None]) -> None:
+        self._tokens, self._pixels = tokens, pixels
+
+    def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
+        return [self._tokens[key] for key in keys]
+
+    def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
+        return [self._pixels[key] for key in keys]
