@@ -130,7 +130,7 @@ class Campaign:
     def _counts(self, stage: plans.Stage, markers: dict[str, Marker]) -> tuple[int, int, str]:
         marker = markers.get(stage.name)
         if stage.kind == "index":
-            count = sum(v["samples"] for v in marker.summary.values()) if marker else 0
+            count = sum(v["num_samples"] for v in marker.summary.values()) if marker else 0
             return count, count, "samples"
         if stage.kind in ("align", "pretrain", "sft"):
             steps = int(marker.summary.get("num_steps", 0)) if marker else 0
@@ -146,7 +146,7 @@ class Campaign:
 
     def _corpus_rows(self, markers: dict[str, Marker]) -> int:
         index = markers.get("index")
-        return int(index.summary["pretrain"]["samples"]) if index and "pretrain" in index.summary else 0
+        return int(index.summary["pretrain"]["num_samples"]) if index and "pretrain" in index.summary else 0
 
     def _rows_in_parts(self, stage: plans.Stage, markers: dict[str, Marker]) -> int:
         """Rows of an unfinished layer that are safe already: whole shards and parts."""

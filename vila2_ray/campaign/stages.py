@@ -16,6 +16,7 @@ from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import StageFailed
 from vila2_ray.progress import Progress
@@ -108,14 +109,10 @@ def _index(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     for source in stage.corpora:
         if not getattr(run.config.corpus, source):
             continue
-        corpus = run.layout.corpus(source, run.config)
-        missing = [shard for shard in corpus.shards if not corpus.is_indexed(shard)]
-        if missing:
-            build_index(corpus.shards, corpus.columns, run.layout.index, run.progress, ray_map)
-            corpus = run.layout.corpus(source, run.config)
+        corpus = run.corpus(source)
+        summary = build_index(corpus.shards, corpus.columns, corpus.index_store, run.progress, ray_map)
         digest.update(f"{source} {corpus.digest()}\n".encode())
-        counts[source] = {"shards": len(corpus.shards), "samples": corpus.total_rows()}
-        run._corpora[source] = corpus
+        counts[source] = asdict(summary)
     return Done(digest.hexdigest(), counts, time.monotonic() - started)
 
 
@@ -173,7 +170,13 @@ def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         },
     )
     summary = recaption(job, run.progress)
-    return Done(job.layer.digest(), asdict(summary), summary.seconds)
+    return Done(_digest_of(job.layer, fingerprint), asdict(summary), summary.seconds)
+
+
+def _digest_of(files: ShardFiles, fingerprint: str) -> str:
+    """Of finished shard files, from one listing: which shards there are; the fingerprint tells what is in them."""
+    names = "\n".join(f"{source}/{shard}" for source, shard in files.shards())
+    return hashlib.sha256(f"{fingerprint}\n{names}".encode()).hexdigest()
 
 
 def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
@@ -183,7 +186,7 @@ def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     layer = run.layout.layer(stage.layer, run.markers[stage.inputs[0]].fingerprint)
     verdicts = run.layout.verdicts(stage.layer, fingerprint)
     flags = judge_layer(run.corpus("pretrain"), layer, verdicts, run.prompts, run.config.filters, ray_map)
-    return Done(verdicts.digest(), {"flags": flags}, time.monotonic() - started)
+    return Done(_digest_of(verdicts, fingerprint), {"flags": flags}, time.monotonic() - started)
 
 
 def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
@@ -200,7 +203,7 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         config = replace(config, max_samples=config.max_samples or 200)
     run.progress.start(stage.name, 0, "samples")
     folder = run.layout.checkpoint(stage.model, "sft").local_folder()
-    task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(_score)
+    task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(score_checkpoint)
     scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine))
     run.layout.store.write_table(run.layout.evaluation(stage.model), records)
     run.progress.finish()
@@ -210,8 +213,8 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(digest, {"scores": scores, "model": stage.model, "source": source}, time.monotonic() - started)
 
 
-def _score(corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any) -> tuple[dict[str, float], Any]:
-    """Runs where the engine's resources are."""
+def score_checkpoint(corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any) -> tuple[dict[str, float], Any]:
+    """Held-out scores and per-sample records of a checkpoint folder; runs where the engine's resources are."""
     from pathlib import Path
 
     from vila2_ray.engines.choice import open_engine

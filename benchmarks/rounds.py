@@ -1,0 +1,230 @@
+"""Do rounds of self-augmentation pay? Three seeds, two controls matched in tokens, and an oracle as the ceiling.
+
+For each seed a corpus is composed and a campaign of up to three rounds is run on it, as `make run` does. Then, from the same
+aligned base:
+
+- *control alt text*: VLM_0, its pretraining prolonged on raw alt text by all tokens that the rounds up to the best one spent;
+- *control SFT*: VLM_0, its SFT prolonged by the same number of tokens;
+- *oracle*: one round's training on true captions instead of recaptions.
+
+    python benchmarks/rounds.py --seeds 0 1 2 --to benchmarks/results
+
+Scores are of the held-out scenes, by truth that no training sees. Finished parts are kept under `--work`, so the benchmark
+resumes; several processes may work on different seeds. The last line is one JSON object: for each figure the minimum over
+the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vila2_ray.campaign import Campaign
+from vila2_ray.campaign.runner import run
+from vila2_ray.campaign.stages import score_checkpoint
+from vila2_ray.captions.prompts import Prompts
+from vila2_ray.config import Config, load_config
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.progress import LineProgress
+from vila2_ray.recipes.tiny.corpus import write_corpus
+from vila2_ray.recipes.tiny.world import careful_caption
+from vila2_ray.schema import CAPTION, Status
+from vila2_ray.storage import Store
+from vila2_ray.train.trainer import TrainingJob, train_in_process
+
+F1, HALLUCINATION = "object_place_f1", "hallucination_rate"
+SHOWN = ("object_precision", "object_recall", "object_f1", F1, "object_place_size_f1", HALLUCINATION, "vqa_accuracy", "words_per_caption")
+Scores = dict[str, float]
+
+
+def one_seed(seed: int, work: Path, overrides: list[str]) -> dict[str, Any]:
+    """Everything for one seed; read back when it was finished before."""
+    result = work / f"seed-{seed}.json"
+    if result.is_file():
+        return json.loads(result.read_text())
+    corpus = work / f"corpus-{seed}"
+    write_corpus(corpus, seed=seed, processes=1)
+    paths = [f"corpus.{source}={corpus}/{source}" for source in ("pretrain", "sft", "heldout")]
+    config = load_config("tiny", [f"campaign={work}/campaign-{seed}", f"seed={seed}", *paths, *overrides])
+    began = time.monotonic()
+    outcome = run(config, progress=LineProgress(every_seconds=20))
+    minutes = (time.monotonic() - began) / 60
+    rounds = outcome.scores
+    best = max(range(len(rounds)), key=lambda k: rounds[k][F1])
+    controls = Controls(config, best, work)
+    found = {
+        "seed": seed,
+        "rounds": rounds,
+        "best_round": best,
+        "control_alt_text": controls.alt_text(),
+        "control_sft": controls.sft(),
+        "oracle": controls.oracle(),
+        "extra_tokens": controls.extra_tokens,
+        "campaign_minutes": minutes,
+    }
+    result.write_text(json.dumps(found, indent=1))
+    return found
+
+
+class Controls:
+    """Trains what the rounds are compared with, from the campaign's own aligned base."""
+
+    def __init__(self, config: Config, best: int, work: Path) -> None:
+        self._config, self._campaign = config, Campaign(config.campaign)
+        self._markers = self._campaign.markers()
+        self._work = Store(str(work / f"controls-{config.seed}"))
+        later = range(1, max(best, 1) + 1)
+        self.extra_tokens = sum(self._tokens(f"{kind}-{k}") for kind in ("pretrain", "sft") for k in later)
+
+    def alt_text(self) -> Scores:
+        """VLM_0 with the later rounds' tokens spent on raw alt text."""
+        return self._model("alt-text", pretrain=self._prolonged("pretrain"))
+
+    def sft(self) -> Scores:
+        """VLM_0 with the later rounds' tokens spent on the SFT set."""
+        return self._model("sft", sft=self._prolonged("sft"))
+
+    def oracle(self) -> Scores:
+        """A round on true captions."""
+        return self._model("oracle", layers=[(self._truth_layer(), None)])
+
+    def _tokens(self, stage: str) -> int:
+        return int(self._markers[stage].summary["num_tokens"])
+
+    def _prolonged(self, stage: str) -> Any:
+        settings = self._config.train.stage(stage)
+        spent = self._tokens(f"{stage}-0")
+        return replace(settings, num_epochs=settings.num_epochs * (spent + self.extra_tokens) / spent)
+
+    def _model(self, name: str, layers: list[Any] | None = None, **stages: Any) -> Scores:
+        cached = f"{name}.json"
+        if self._work.exists(cached):
+            return json.loads(self._work.read_text(cached))
+        config = replace(self._config, train=replace(self._config.train, **stages))
+        init = self._campaign.layout.checkpoint("base", "align").local_folder()
+        for stage in ("pretrain", "sft"):
+            folder = self._work.sub(name, stage)
+            job = TrainingJob(
+                model_name=name,
+                stage=stage,
+                init_folder=init,
+                corpus=self._campaign.corpus("sft" if stage == "sft" else "pretrain"),
+                layers=(layers or []) if stage == "pretrain" else [],
+                config=config,
+                packs=folder.sub("packs"),
+                state=folder.sub("state"),
+                out=folder.sub("checkpoint"),
+            )
+            train_in_process(job, LineProgress(every_seconds=20))
+            init = job.out.local_folder()
+        prompts = Prompts(config.recaption.prompt_ids, config.recaption.prompts)
+        engine = config.recaption.engine
+        scores, _ = score_checkpoint(self._campaign.corpus("heldout"), str(init), config.evaluate, prompts, engine)
+        self._work.write_text(cached, json.dumps(scores))
+        return scores
+
+    def _truth_layer(self) -> Layer:
+        """Truth captions as a caption layer, so that the oracle is trained by the very same code as a round."""
+        layer, corpus = Layer(self._work.sub("oracle", "layer")), self._campaign.corpus()
+        for shard in corpus.shards:
+            rows = [
+                {
+                    "source": s.source,
+                    "shard": s.shard,
+                    "row": s.row,
+                    "sample_id": s.sample_id,
+                    "variant": 0,
+                    "status": Status.CAPTIONED.value,
+                    "text": careful_caption(s.truth),
+                    "prompt_id": self._config.evaluate.prompt_id,
+                    "finish_reason": "stop",
+                }
+                for s in corpus.read(shard, truth=True, images=False)
+                if s.truth is not None
+            ]
+            layer.write(shard.source, shard.shard, pa.Table.from_pylist(rows, schema=CAPTION), {"layer": "oracle"})
+        return layer
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """What one seed says, in points of 100 and shares."""
+    rounds, best = found["rounds"], found["best_round"]
+    first, last = rounds[0], rounds[best]
+    gain = lambda scores: 100 * (scores[F1] - first[F1])  # noqa: E731
+    control = max(gain(found["control_alt_text"]), gain(found["control_sft"]))
+    return {
+        "f1_gain_points": gain(last),
+        "gain_over_controls_points": gain(last) - control,
+        "hallucination_cut": 1 - last[HALLUCINATION] / first[HALLUCINATION],
+        "share_of_oracle_gain": gain(last) / gain(found["oracle"]),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: rows are models, cells `median (min–max)` over the seeds."""
+    rows: list[tuple[str, Callable[[dict[str, Any]], Scores | None]]] = [
+        *((f"VLM_{k}", lambda r, k=k: r["rounds"][k] if k < len(r["rounds"]) else None) for k in range(4)),
+        ("best round", lambda r: r["rounds"][r["best_round"]]),
+        ("control: alt text", lambda r: r["control_alt_text"]),
+        ("control: SFT", lambda r: r["control_sft"]),
+        ("oracle", lambda r: r["oracle"]),
+    ]
+    names = [name for name in SHOWN if name in results[0]["rounds"][0]]
+    names += sorted(name for name in results[0]["rounds"][0] if name.startswith("vqa_") and name not in names)
+    lines = ["| | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for label, pick in rows:
+        scores = [s for s in map(pick, results) if s is not None]
+        if scores:
+            cells = [_spread([s[name] for s in scores]) for name in names]
+            lines.append(f"| {label} | {len(scores)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-rounds"))
+    parser.add_argument("--to", type=Path, help="folder for the dated result")
+    parser.add_argument("overrides", nargs="*", help="key=value, as for vila2 run")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = [one_seed(seed, args.work, args.overrides) for seed in args.seeds]
+    per_seed = [figures(found) for found in results]
+    last = {f"{name}_min": round(min(f[name] for f in per_seed), 3) for name in per_seed[0]}
+    text = table(results)
+    for found, each in zip(results, per_seed, strict=True):
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in each.items())
+        text += f"\n\nSeed {found['seed']}: best round {found['best_round']}; {shown}; {found['campaign_minutes']:.0f} min."
+    print(text)
+    if args.to:
+        args.to.mkdir(parents=True, exist_ok=True)
+        command = "python benchmarks/rounds.py --seeds " + " ".join(map(str, args.seeds)) + "".join(f" {o}" for o in args.overrides)
+        head = f"# Rounds, {date.today().isoformat()}\n\n`{command}` on {_processor()}, {len(results)} seeds; median (min–max).\n\n"
+        (args.to / "rounds.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
+        (args.to / "rounds.json").write_text(json.dumps({"figures": last, "seeds": results}, indent=1) + "\n", "utf-8")
+    print(json.dumps(last))
+
+
+if __name__ == "__main__":
+    main()

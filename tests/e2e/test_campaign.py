@@ -1,0 +1,90 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.e2e import micro
+from vila2_ray import Campaign
+from vila2_ray.campaign.runner import Outcome, run
+from vila2_ray.errors import ConfigError, CorpusError, FingerprintError, StageFailed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("campaigns") / "whole"
+    return folder, run(micro.config(folder))
+
+
+def test_every_sample_has_one_row_in_shard_order(finished: tuple[Path, Outcome]) -> None:
+    frame = Campaign(str(finished[0])).layer("round-1").to_pandas()
+    assert len(frame) == micro.NUM_PRETRAIN
+    keys = list(zip(frame["shard"], frame["row"], strict=True))
+    assert keys == sorted(set(keys))
+    assert set(frame["status"]) == {"captioned"}
+
+
+def test_layer_files_say_where_they_come_from(finished: tuple[Path, Outcome]) -> None:
+    files = list(finished[0].glob("captions/round-1/*/pretrain/*.parquet"))
+    assert len(files) == 3
+    metadata = {k.decode(): v.decode() for k, v in pq.read_schema(files[0]).metadata.items()}
+    assert {"layer", "round", "checkpoint_digest", "engine", "sampling", "prompts"} <= set(metadata)
+    assert not list(finished[0].glob("parts/**/*.parquet")), "parts are deleted once their shard is whole"
+
+
+def test_scores_promotion_report_and_export(finished: tuple[Path, Outcome]) -> None:
+    folder, outcome = finished
+    assert len(outcome.scores) == 2
+    assert outcome.promoted is not None
+    assert (folder / outcome.promoted["checkpoint"] / "model.safetensors").is_file()
+    assert "<html" in (folder / "report" / "index.html").read_text("utf-8")[:500].lower()
+    assert (folder / "export" / "README.md").is_file()
+
+
+def test_a_second_run_finds_nothing_to_do(finished: tuple[Path, Outcome]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished[0].rglob("*.parquet")}
+    again = run(micro.config(finished[0]))
+    assert again.ran == []
+    assert again.scores == finished[1].scores
+    assert before == {p: p.stat().st_mtime_ns for p in finished[0].rglob("*.parquet")}
+
+
+def test_status_and_ledger(finished: tuple[Path, Outcome]) -> None:
+    campaign = Campaign(str(finished[0]))
+    assert {row.state for row in campaign.status()} == {"done"}
+    assert {"recaption-1", "pretrain-1"} <= {entry.stage for entry in campaign.ledger()}
+    assert campaign.layers() == ["round-1"]
+    with pytest.raises(CorpusError, match="Finished layers: round-1"):
+        campaign.layer("round-9")
+
+
+def test_a_changed_field_is_refused_by_name(finished: tuple[Path, Outcome]) -> None:
+    with pytest.raises(FingerprintError, match=r"train.sft.peak_lr.*--from sft-0"):
+        run(micro.config(finished[0], "train.sft.peak_lr=0.123"))
+
+
+def test_one_more_round_redoes_nothing_earlier(finished: tuple[Path, Outcome]) -> None:
+    """Runs last but one: the campaign grows by a round, a layer captions a share, a full pass the rest."""
+    again = run(micro.config(finished[0], "rounds.max=2", "rounds.min_gain=-1"), until="filter-2")
+    assert again.ran == ["recaption-2", "filter-2"]
+
+
+def test_an_only_stage_without_its_inputs_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="needs index"):
+        run(micro.config(tmp_path / "new"), only="align")
+
+
+def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="nowhere"):
+        run(micro.config(tmp_path / "new", "corpus.pretrain=/nowhere/at/all"))
+    with pytest.raises(ConfigError, match="there is no campaign here"):
+        Campaign(str(tmp_path / "empty"))

@@ -1,0 +1,50 @@
+"""`kill -9` of the driver in the middle of a stage, then the same command: the same layers, every sample once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import micro
+from vila2_ray import Campaign
+
+LIMIT_SECONDS = 240.0
+
+
+def run_to_end(campaign: Path) -> None:
+    process = micro.driver(campaign)
+    assert process.wait(LIMIT_SECONDS) == 0, Path(f"{campaign}.log").read_text()[-4000:]
+
+
+def kill_when(campaign: Path, pattern: str) -> None:
+    """Start a driver and kill its whole process group as soon as a file matches; fails if it never does."""
+    process = micro.driver(campaign)
+    until = time.monotonic() + LIMIT_SECONDS
+    while not list(campaign.glob(pattern)):
+        assert process.poll() is None, Path(f"{campaign}.log").read_text()[-4000:]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    campaign = tmp_path_factory.mktemp("kill") / "undisturbed"
+    run_to_end(campaign)
+    return campaign
+
+
+def test_killed_in_training_and_in_recaptioning(undisturbed: Path, tmp_path: Path) -> None:
+    campaign = tmp_path / "killed"
+    kill_when(campaign, "training/vlm-0/pretrain/*/*")
+    kill_when(campaign, "parts/round-1/*/*/*/*.parquet")
+    run_to_end(campaign)
+    columns = ["source", "shard", "row", "variant", "sample_id", "status", "text", "image_sha256"]
+    expected, found = (Campaign(str(c)).layer("round-1").to_pandas()[columns] for c in (undisturbed, campaign))
+    assert len(found) == micro.NUM_PRETRAIN
+    assert not found.duplicated(["source", "shard", "row", "variant"]).any()
+    assert found.equals(expected)
+    assert not list(campaign.glob("parts/**/*.parquet"))
