@@ -1,7 +1,7 @@
 """A Ray head on this machine for campaigns that are submitted as jobs: found, started, and stopped by its process id.
 
-It listens on 127.0.0.1 with token authentication, on ports that were free a moment ago, in a temporary folder of its own: so
-it neither disturbs another Ray on the machine nor trips over the address file that a killed head leaves behind.
+It listens on 127.0.0.1 with token authentication, on ports that were free a moment ago, in a temporary folder of its
+own: so it neither disturbs another Ray on the machine nor trips over the address file that a killed head leaves behind.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ def find_or_start() -> Head:
     """Raises StageFailed, with the place of the log, when no head comes up."""
     use_token()
     with _locked():
-        return find() or _start()
+        head = find()
+        if head is None:
+            print("starting a local Ray head", flush=True)
+            head = _start()
+        return head
 
 
 def stop(head: Head) -> None:
@@ -76,7 +80,7 @@ def stop(head: Head) -> None:
 
 
 def use_token() -> None:
-    """Turn on Ray's token authentication unless the environment decides otherwise; a first token is made by Ray itself."""
+    """Turn on Ray's token authentication unless the environment decides otherwise; Ray makes the first token."""
     if os.environ.get("RAY_AUTH_MODE"):
         return
     os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,0 +1,17 @@
+"""What `ray job submit -- python jobs/campaign.py --recipe tiny key=value …` starts: `vila2 run` on the job's cluster.
+
+Takes the arguments of `vila2 run` and ends with its exit code: 0 done, 2 a mistake in the configuration or the corpus,
+3 another driver runs this campaign, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working directory need not be installed
+
+from vila2_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

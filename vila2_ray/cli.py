@@ -1,0 +1,166 @@
+"""`vila2 …`: parses, calls the room that does the work, prints what came out. Rooms are imported when a command runs.
+
+Exit codes: 0 done · 1 something failed · 2 a mistake in the command, the configuration or the corpus · 3 another driver
+runs this campaign · 130 interrupted. VILA2_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, Vila2Error
+
+app = typer.Typer(
+    name="vila2",
+    help="A vision-language model recaptions its own pretraining corpus and is trained again, round after round.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT_CAMPAIGN = "runs/tiny"
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Fields of the configuration, for example rounds.max=2.", show_default=False
+    ),
+]
+Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A recipe that ships with the package, or a YAML file.")]
+CampaignUri = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray dashboard, http://host:8265. Default: RAY_ADDRESS, else a head on this machine."),
+]
+
+
+class Format(str, Enum):
+    """What `vila2 export` writes."""
+
+    webdataset = "webdataset"
+    parquet = "parquet"
+    captions = "captions"
+
+
+@app.command()
+def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
+    """The stages of a campaign with samples, tokens, time and cost. Nothing runs."""
+    from vila2_ray.campaign.estimate import estimate
+    from vila2_ray.cli_tables import print_plan
+    from vila2_ray.config import load_config
+
+    print_plan(estimate(load_config(recipe, overrides)))
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    recipe: Recipe = "tiny",
+    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run this one stage.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redo this stage and all later.")] = None,
+    job: Annotated[bool, typer.Option("--job", help="Submit it as a Ray job and follow its log.")] = False,
+    address: Address = None,
+) -> None:
+    """Carry a campaign on, from wherever it stands to its end."""
+    from vila2_ray.config import load_config
+    from vila2_ray.storage import Store
+
+    config = load_config(recipe, overrides)  # mistakes are told before a cluster starts
+    if job or address:
+        from vila2_ray.cli_jobs import run_as_job
+
+        given = {"--recipe": recipe, "--only": only, "--until": until, "--from": from_}
+        arguments = [word for option, value in given.items() if value for word in (option, value)] + (overrides or [])
+        raise typer.Exit(run_as_job(arguments, Store(config.campaign).uri, address))
+    from vila2_ray.cli_run import run_here
+
+    run_here(config, only=only, until=until, from_=from_)
+
+
+@app.command()
+def stop(campaign: CampaignUri = DEFAULT_CAMPAIGN, address: Address = None) -> None:
+    """Stop the Ray job that runs a campaign; `vila2 run` carries it on later."""
+    from vila2_ray.cli_jobs import stop_job
+    from vila2_ray.storage import Store
+
+    print("stopped" if stop_job(Store(campaign).uri, address) else "no job runs this campaign")
+
+
+@app.command()
+def status(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
+    """Each stage of a campaign: done, running or missing, with counts; then the scores so far."""
+    from vila2_ray.campaign.api import Campaign
+    from vila2_ray.cli_tables import print_scores, print_status
+
+    found = Campaign(campaign)
+    print_status(found.uri, found.status(), found.promoted()["current"])
+    print_scores(found.scores())
+
+
+@app.command()
+def show(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    sample_id: Annotated[str | None, typer.Argument(help="<shard>/<key>", show_default=False)] = None,
+    number: Annotated[int, typer.Option("--random", "-n", min=1, help="How many to draw.")] = 3,
+    flag: Annotated[str | None, typer.Option(help="Captions with this verdict.")] = None,
+    status: Annotated[str | None, typer.Option(help="captioned, not_selected or failed.")] = None,
+    lowest: Annotated[str | None, typer.Option(help="Lowest mean_logprob, min_logprob or num_output_tokens.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to pick captions in. Default: the newest.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws others.")] = 0,
+) -> None:
+    """Samples with their alt text and every layer's caption, where it comes from and what the filters think of it."""
+    from vila2_ray.campaign.api import Campaign
+    from vila2_ray.cli_show import Wanted
+    from vila2_ray.cli_show import show as show_samples
+    from vila2_ray.cli_tables import console
+
+    show_samples(Campaign(campaign), Wanted(sample_id, number, flag, status, lowest, layer, seed), console())
+
+
+@app.command()
+def report(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
+    """Write the HTML report of what there is so far, and print where it is."""
+    from vila2_ray.campaign.api import Campaign
+    from vila2_ray.report import build
+
+    print(build(Campaign(campaign)))
+
+
+@app.command()
+def recipes() -> None:
+    """The recipes that ship with the package."""
+    from vila2_ray.config import load_config, recipe_names
+
+    for name in recipe_names():
+        config = load_config(name)
+        base = config.base.checkpoint or "to be named"
+        print(f"{name:<12} base.checkpoint {base}, up to {config.rounds.max} rounds, fuse.rule {config.fuse.rule}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit code. Errors of ours are one sentence on standard error."""
+    try:
+        app(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Vila2Error as error:
+        if os.environ.get("VILA2_DEBUG"):
+            raise
+        print(f"vila2: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ConfigError, CorpusError)) else 3 if isinstance(error, CampaignBusy) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

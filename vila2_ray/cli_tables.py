@@ -1,0 +1,93 @@
+"""Tables that commands print: plan, status, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from vila2_ray.campaign.api import StageStatus
+from vila2_ray.campaign.estimate import EstimateRow
+from vila2_ray.report.data import RoundScores
+from vila2_ray.report.scorebook import best_round, names_in_order, score, written
+
+_STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim"}
+_UNKNOWN = "–"
+
+
+def console() -> Console:
+    """For standard output; as wide as the terminal, or as COLUMNS says where there is none."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_plan(rows: Sequence[EstimateRow]) -> None:
+    """What each stage would take, and the sum of what is known."""
+    table = Table("stage", *_right("samples", "tokens", "time", "$"), "rests on", title="plan", title_justify="left")
+    for row in rows:
+        table.add_row(
+            row.stage, count(row.samples), count(row.tokens), clock(row.seconds), _dollars(row.dollars), row.basis
+        )
+    known = [row.seconds for row in rows if row.seconds is not None]
+    if known:
+        table.add_section()
+        dollars = [row.dollars for row in rows if row.dollars is not None]
+        table.add_row("sum of the known", "", "", clock(sum(known)), _dollars(sum(dollars)), "")
+    console().print(table)
+
+
+def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str, Any] | None) -> None:
+    """Each stage: done, running, missing or not needed, with counts."""
+    table = Table("stage", "state", *_right("done", "of"), "", *_right("time"), title=uri, title_justify="left")
+    for stage in stages:
+        state = f"[{_STATES.get(stage.state, '')}]{stage.state}[/]" if stage.state in _STATES else stage.state
+        done = f"{stage.done:,}" if stage.unit else ""
+        total = f"{stage.total:,}" if stage.unit and stage.total else ""
+        table.add_row(stage.name, state, done, total, stage.unit, clock(stage.seconds or None, ""))
+    out = console()
+    out.print(table)
+    if promoted:
+        out.print(f"promoted: {promoted['model']}")
+
+
+def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
+    """Held-out scores, a column a round; the best of each row stands out."""
+    rounds = [RoundScores(k, f"VLM_{k}", _numbers(s)) for k, s in enumerate(scores)]
+    if not rounds:
+        return
+    table = Table("held-out score", *_right(*(entry.model for entry in rounds)), title="scores", title_justify="left")
+    for name in names_in_order(rounds):
+        best = best_round(rounds, name) if len(rounds) > 1 and score(name).better != "neither" else None
+        cells = [written(name, entry.values.get(name)) for entry in rounds]
+        if best is not None:
+            cells[best.round] = f"[bold]{cells[best.round]}[/]"
+        table.add_row(score(name).label, *cells)
+    console().print(table)
+
+
+def count(value: int | None) -> str:
+    return _UNKNOWN if value is None else f"{value:,}"
+
+
+def clock(seconds: float | None, unknown: str = _UNKNOWN) -> str:
+    """`9 s`, `4 min`, `2.5 h`, `3.1 days`."""
+    if seconds is None:
+        return unknown
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _dollars(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:,.2f}" if value >= 0.01 else f"{value:.4f}"
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in scores.items() if isinstance(v, (int, float)) and k not in ("round", "model")}
+
+
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
