@@ -55,8 +55,16 @@ class Corpus:
         self.__dict__.update(state)
         self._forget()
 
-    def __len__(self) -> int:
-        return sum(self.num_rows(ref) for ref in self.shards)
+    def total_rows(self) -> int:
+        """Samples of all shards."""
+        return sum(int(told["num_samples"]) for told in self._all_metadata())
+
+    def is_indexed(self, shard: ShardRef | str) -> bool:
+        """Whether the shard has an index that is up to date."""
+        ref = self.shard(shard)
+        if not self.index_store.exists(index_name(ref)):
+            return False
+        return current_metadata(ref, self.columns, self.index_store) is not None
 
     @property
     def source(self) -> str:
@@ -105,12 +113,13 @@ class Corpus:
 
     def digest(self) -> str:
         """SHA-256 over names, sizes and indexes of all shards: changes when a shard is added, removed or altered."""
-        with ThreadPoolExecutor(16) as pool:
-            told = list(pool.map(self._metadata, self.shards))
-        names = [
-            [ref.source, ref.shard, m["shard_size"], m["digest"]] for ref, m in zip(self.shards, told, strict=True)
-        ]
+        pairs = zip(self.shards, self._all_metadata(), strict=True)
+        names = [[ref.source, ref.shard, told["shard_size"], told["digest"]] for ref, told in pairs]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def _all_metadata(self) -> list[dict[str, str]]:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(self._metadata, self.shards))
 
     def _metadata(self, ref: ShardRef) -> dict[str, str]:
         if ref not in self._told:

@@ -45,6 +45,11 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
         raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
 
 
+def image_format(data: bytes) -> str:
+    """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
+    return next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise SampleError(Reason.IMAGE_UNREADABLE, "0 bytes")
@@ -55,7 +60,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
     except UnidentifiedImageError as error:
-        if any(data.startswith(signature) for signature in _SIGNATURES.values()):
+        if image_format(data):
             raise SampleError(Reason.IMAGE_UNREADABLE, "broken header") from error
         begins = data[:12].decode("ascii", "replace").encode("unicode_escape").decode()
         raise SampleError(Reason.IMAGE_TYPE, f"none of {', '.join(_SIGNATURES)}; begins with {begins!r}") from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 from vila2_ray.config import ColumnsConfig
 from vila2_ray.corpus import folder, parquet, tar
 from vila2_ray.corpus.samples import Sample
+from vila2_ray.corpus.shardfiles import table_digest
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store, split_uri
@@ -91,7 +92,7 @@ def write_index(ref: ShardRef, columns: ColumnsConfig, store: Store) -> dict[str
     problems = Counter(reason for reason in table["problem"].to_pylist() if reason)
     metadata = {
         **_identity(ref, columns),
-        "digest": hashlib.sha256(json.dumps([c.to_pylist() for c in table.columns]).encode()).hexdigest(),
+        "digest": table_digest(table),
         "num_samples": str(table.num_rows),
         "num_without_alt_text": str(table["alt_text_chars"].to_pylist().count(0)),
         "problems": json.dumps(problems, sort_keys=True),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +15,9 @@ from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_DIGEST = "rows_sha256"
 
 
 class ShardFiles:
@@ -47,7 +53,14 @@ class ShardFiles:
         """Replace the shard's file. Raises CorpusError when the rows are of another shard or out of order."""
         table = conform(table, self.schema, self.store.path(self.path(source, shard)))
         check_rows(table, source, shard, self.store.path(self.path(source, shard)))
-        self.store.write_table(self.path(source, shard), table, metadata)
+        self.store.write_table(self.path(source, shard), table, {**(metadata or {}), _DIGEST: table_digest(table)})
+
+    def digest(self) -> str:
+        """SHA-256 over the rows of all shards; what is told about how they were made does not enter."""
+        shards = self.shards()
+        with ThreadPoolExecutor(16) as pool:
+            digests = list(pool.map(lambda pair: self.metadata(*pair)[_DIGEST], shards))
+        return hashlib.sha256(json.dumps([shards, digests]).encode()).hexdigest()
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
         """All shards after each other."""
@@ -57,6 +70,14 @@ class ShardFiles:
 
     def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
         return self.to_table(columns).to_pandas()
+
+
+def table_digest(table: pa.Table) -> str:
+    """SHA-256 over the values of a table, whatever chunks or file they lie in."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(json.dumps([name, column.to_pylist()]).encode())
+    return digest.hexdigest()
 
 
 def conform(table: pa.Table, schema: pa.Schema, path: str) -> pa.Table:

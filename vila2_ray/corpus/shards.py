@@ -38,7 +38,7 @@ def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
 
     A shard's name is its file name without the ending; below the folder (or the glob's fixed part), the folders come
     before it, joined by `-`, so that adding shards later renames none. `NNNNN.parquet` beside `NNNNN.tar` is what
-    img2dataset writes about that tar, and no shard. Raises CorpusError when nothing is there or nothing there is a shard.
+    img2dataset writes about that tar, and no shard. Raises CorpusError when nothing is there, or nothing that is one.
     """
     files = [file for pattern in _braces(uri_or_glob) for file in storage.glob(pattern)]
     files = [f for f in dict.fromkeys(files) if not posixpath.basename(f).startswith(".")]

@@ -1,0 +1,125 @@
+"""The README.md of an exported data set: what it holds, what wrote it, what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_NOT_TOLD = {"rows_sha256", "prompts", "pandas", "ARROW:schema"}
+"""Metadata of a layer that has its own place in the card, or none."""
+
+
+def merge_counts(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of all shards, from those of each; in an order that does not depend on theirs."""
+    total: dict[str, Any] = {"samples": 0, "exported": 0, "words": 0}
+    nested: dict[str, Counter[str]] = {"left_out": Counter(), "licenses": Counter()}
+    captions: dict[str, Counter[str]] = {}
+    for shard in shards:
+        for name in total:
+            total[name] += shard[name]
+        for name, counter in nested.items():
+            counter.update(shard[name])
+        for layer, tally in shard["captions"].items():
+            captions.setdefault(layer, Counter()).update(tally)
+    total.update({name: dict(sorted(counter.items())) for name, counter in nested.items()})
+    return {**total, "captions": {layer: dict(sorted(tally.items())) for layer, tally in sorted(captions.items())}}
+
+
+def render_card(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    """Markdown, with the header that data set hubs read."""
+    sources = [str(source) for source in card.get("sources", [])]
+    words = figures["words"] / max(figures["exported"], 1)
+    parts = [
+        "---\ntask_categories:\n- image-to-text\ntags:\n- synthetic-captions\n---",
+        f"# {card.get('title') or 'Recaptioned image–text data'}",
+        str(card.get("description") or _DESCRIPTION),
+        "## What is in it",
+        _table(
+            ["", ""],
+            [
+                ["format", _FORMATS[figures["format"]]],
+                ["source", ", ".join(sources)],
+                ["shards", figures["shards"]],
+                ["samples in the source", figures["samples"]],
+                ["samples in this export", figures["exported"]],
+                ["words per sample", f"{words:.1f}"],
+                *[[f"left out: {reason}", count] for reason, count in figures["left_out"].items()],
+            ],
+        ),
+        "## Caption layers",
+        _layers(figures),
+        "## Text",
+        f"Rule `{figures['fuse']['rule']}`; a sample takes the captions of the last layer above that has kept ones. "
+        "Images are byte for byte those of the source.",
+        "## Filters",
+        "A flagged caption is left out, its sample is not.",
+        _table(["setting", "value"], [[name, value] for name, value in figures["filters"].items()]),
+        "## Licences",
+        "As the source states them, sample by sample. Captions change no rights in an image.",
+        _table(["licence", "samples"], list(figures["licenses"].items())),
+    ]
+    if scores := card.get("scores"):
+        names = list(dict.fromkeys(name for row in scores for name in row))
+        parts += [
+            "## Held-out scores",
+            _table(names, [[_short(row.get(name, "")) for name in names] for row in scores]),
+        ]
+    parts += ["## Limits", _LIMITS]
+    more = {k: v for k, v in card.items() if k not in ("title", "description", "sources", "scores")}
+    if more:
+        parts += ["## More", _table(["", ""], [[name, _short(value)] for name, value in more.items()])]
+    return "\n\n".join(parts) + "\n"
+
+
+_DESCRIPTION = (
+    "Captions written by vision-language models that recaptioned their own training data, round after round, "
+    "after VILA² (arXiv 2407.17453)."
+)
+_LIMITS = (
+    "The captions are machine-written: they name things that are not in the image, miss things that are, and repeat "
+    "the biases of the models and of the source. Personal data and copyright are those of its images and texts."
+)
+_FORMATS = {
+    "webdataset": "WebDataset tar: image, .txt (training text), .json (all else)",
+    "parquet": "Parquet: image, caption (training text), alt_text, captions, extra columns",
+    "captions": "Parquet of captions without pixels, by sample id and SHA-256 of the image file",
+}
+
+
+def _layers(figures: Mapping[str, Any]) -> str:
+    if not figures["layers"]:
+        return "None: alt text only."
+    parts = []
+    for metadata in figures["layers"]:
+        name = metadata.get("layer", "")
+        told = [[key, _short(value)] for key, value in sorted(metadata.items()) if key not in _NOT_TOLD and value]
+        counted = sorted(figures["captions"].get(name, {}).items())
+        parts += [f"### {name}", _table(["", ""], told), _table(["captions", "count"], counted)]
+        if prompts := _prompts(metadata.get("prompts", "")):
+            parts.append(_table(["prompt", "text"], prompts))
+    return "\n\n".join(parts)
+
+
+def _prompts(told: str) -> list[list[str]]:
+    """Prompt id and text, from the JSON object that the layer's metadata holds."""
+    try:
+        found = json.loads(told)
+    except ValueError:
+        return [["", told]] if told else []
+    return [[str(k), str(v)] for k, v in found.items()] if isinstance(found, dict) else [["", str(found)]]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
