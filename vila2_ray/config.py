@@ -275,7 +275,7 @@ class ExportConfig:
 
     format: Literal["webdataset", "parquet", "captions"] = "captions"
     to: str = operational("")
-    """Folder; empty: `<campaign>/export`."""
+    """Folder; empty: `<campaign>/export/<format>`."""
 
 
 @dataclass(frozen=True)
@@ -399,7 +399,7 @@ def _from_dotlist(overrides: list[str]) -> Any:
     for item in overrides:
         if "=" not in item or item.startswith("-"):
             raise ConfigError("override", item, "write it as key=value, for example rounds.max=2")
-    return OmegaConf.from_dotlist(overrides)
+    return OmegaConf.from_dotlist([item + "''" if item.endswith("=") else item for item in overrides])  # `key=`: empty
 
 
 def _given(overrides: list[str], name: str) -> object:

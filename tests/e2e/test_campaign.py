@@ -47,7 +47,7 @@ def test_scores_promotion_report_and_export(finished: tuple[Path, Outcome]) -> N
     assert outcome.promoted is not None
     assert (folder / outcome.promoted["checkpoint"] / "model.safetensors").is_file()
     assert "<html" in (folder / "report" / "index.html").read_text("utf-8")[:500].lower()
-    assert (folder / "export" / "README.md").is_file()
+    assert (folder / "export" / "captions" / "README.md").is_file()
 
 
 def test_a_second_run_finds_nothing_to_do(finished: tuple[Path, Outcome]) -> None:

@@ -249,10 +249,13 @@ def _report(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
 
 def _export(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.api import Campaign
     from vila2_ray.campaign.exporting import export_campaign
 
-    started = time.monotonic()
-    card = export_campaign(run.layout, run.markers, run.config, run.config.export.to, run.config.export.format)
+    started, settings = time.monotonic(), run.config.export
+    if not run.config.rounds.max:
+        return Done(fingerprint, {}, 0.0)  # no rounds, no captions
+    card = export_campaign(Campaign(run.config.campaign), settings.to, settings.format, run.progress, ray_map)
     return Done(fingerprint, card, time.monotonic() - started)
 
 
