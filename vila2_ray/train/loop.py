@@ -86,6 +86,8 @@ def fit(
         raise ConfigError("train.<stage>.batch_size", plan.batch_size, f"must be at least the number of workers, {place.world}")
     model_type = model.config.model_type
     trained = freeze(model, stage, model_type)
+    attention_before = model.config._attn_implementation
+    model.set_attn_implementation(place.attention)
     model.train().to(place.device)
     optimizer = make_optimizer(trained, stage, model_type)
     loss_module = LossModule(model, "vision" in stage.trained, place.compute_dtype)
@@ -120,7 +122,7 @@ def fit(
             lr = stage.peak_lr * factor
             seconds = time.monotonic() - began
             on_step(StepReport(data.step + 1, plan.num_steps, loss, lr, grad_norm, items, tokens, seconds))
-    model.eval()
+    model.eval().set_attn_implementation(attention_before)
     return result
 
 
