@@ -27,7 +27,9 @@ INDEX = pa.schema(
         pa.field("row", pa.int32(), nullable=False),  # position in the shard, from 0
         pa.field("key", pa.string(), nullable=False),
         pa.field("image_name", pa.string()),  # member name in a tar, column name in Parquet, file name in a folder
-        pa.field("image_offset", pa.int64()),  # bytes from the start of the tar; null where rows are not addressed by bytes
+        pa.field(
+            "image_offset", pa.int64()
+        ),  # bytes from the start of the tar; null where rows are not addressed by bytes
         pa.field("image_bytes", pa.int64()),
         pa.field("text_offset", pa.int64()),
         pa.field("text_bytes", pa.int64()),
@@ -87,3 +89,37 @@ PACK = pa.schema(
     ]
 )
 """The pack plan: which samples make which training sequence."""
+
+HELDOUT = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("error", pa.string()),  # a Reason: this sample was skipped, and nothing below is set
+        pa.field("error_detail", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("mean_logprob", pa.float32()),
+        pa.field("min_logprob", pa.float32()),
+        pa.field("object_f1", pa.float32()),  # null where no truth is known
+        pa.field("object_place_f1", pa.float32()),
+        pa.field("hallucination_rate", pa.float32()),
+        pa.field("reference_f1", pa.float32()),  # null where there is no reference caption
+        pa.field(
+            "answers",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("kind", pa.string()),
+                        pa.field("question", pa.string()),
+                        pa.field("expected", pa.string()),
+                        pa.field("given", pa.string()),
+                        pa.field("is_right", pa.bool_()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""One row per held-out sample that a model was scored on."""

@@ -20,12 +20,12 @@ share of its words that captions say. With nothing but images: how sure the mode
 """
 LOWER_IS_BETTER = frozenset(
     {
-        "hallucination",
         "hallucination_rate",
+        "word_invention_rate",
         "repeated_4gram_share",
         "share_starting_alike",
-        "skipped_share",
         "unfinished_share",
+        "num_skipped",
     }
 )
 
