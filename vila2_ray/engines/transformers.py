@@ -1,0 +1,200 @@
+"""The engine that runs a checkpoint folder with transformers: a `vila` model, or any `AutoModelForImageTextToText`.
+
+Requests are answered a batch at a time. What a row is told does not depend on the batch: its random numbers are its own, and
+padding is masked out. Floating-point sums do depend on a batch's shape in the last bits, so greedy answers are equal
+between batch compositions in float32 (up to exact ties) and nearly always, not always, in bfloat16; with the same batches
+they are equal in both. Recaptioning therefore never batches across row ranges.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from vila2_ray.engines.base import Generation, GenerationRequest, Key
+from vila2_ray.engines.choosing import RowResult, TokenChooser
+from vila2_ray.engines.decoding import LEAN_FAMILIES, decode_any, decode_lean, encode_images
+from vila2_ray.errors import EngineDied, Reason, SampleError
+from vila2_ray.model.loading import load_model, load_processor
+
+_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+
+@dataclass
+class TransformersEngine:
+    """Made by `TransformersEngine.load`."""
+
+    model: Any
+    processor: Any
+    batch_size: int = 128
+    lean: bool = True
+    """Use the short decoding loop where the family allows it; false: transformers' `generate` for all."""
+    name: str = "transformers"
+    version: str = transformers.__version__
+    _pending: dict[Key, GenerationRequest] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype, device: str = "cpu", batch_size: int = 128) -> TransformersEngine:
+        """Raises CheckpointError for a folder that cannot be used."""
+        processor = load_processor(folder)
+        processor.tokenizer.padding_side = "left"
+        model = load_model(folder, dtype).to(device)
+        engine = cls(model, processor, batch_size)
+        if engine._is_lean:
+            skip_unread_layers(model)
+        return engine
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def add(self, request: GenerationRequest) -> None:
+        if request.key in self._pending:
+            raise ValueError(f"a request with key {request.key} is already pending")
+        self._pending[request.key] = request
+
+    def step(self) -> list[Generation]:
+        """Answer one batch: the oldest request and those behind it that are sampled alike."""
+        if not self._pending:
+            return []
+        sampling = next(iter(self._pending.values())).sampling
+        batch = [r for r in self._pending.values() if r.sampling == sampling][: self.batch_size]
+        answers = self._answer(batch)
+        for request in batch:
+            del self._pending[request.key]
+        return answers
+
+    def close(self) -> None:
+        self._pending.clear()
+        self.model = self.processor = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _answer(self, batch: list[GenerationRequest]) -> list[Generation]:
+        """Halve a batch that raises until the request is alone that cannot be answered."""
+        try:
+            return self._generate(batch)
+        except torch.AcceleratorError as error:
+            raise EngineDied(f"the accelerator reports {_said(error)}") from error
+        except Exception as error:  # whatever a family's processor or model raises, the other requests go on
+            out_of_memory = isinstance(error, _OUT_OF_MEMORY)
+            if len(batch) == 1:
+                problem = "does not fit into memory even alone" if out_of_memory else _said(error)
+                return [Generation.failed(batch[0].key, SampleError(Reason.ENGINE_ERROR, problem))]
+        half = math.ceil(len(batch) / 2)
+        if out_of_memory:
+            self.batch_size = half  # what did not fit once will not fit the next time
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return self._answer(batch[:half]) + self._answer(batch[half:])
+
+    def _generate(self, batch: list[GenerationRequest]) -> list[Generation]:
+        batch = sorted(batch, key=lambda request: request.image_key)  # rows of an image lie together
+        ends, device = self._end_ids(), self.model.device
+        chooser = TokenChooser(batch[0].sampling, [request.seed for request in batch], ends, device)
+        texts = [self._text(request.prompt) for request in batch]
+        special = not texts[0].startswith(self.processor.tokenizer.bos_token or "\0")
+        if self._is_lean:
+            self._decode_lean(batch, texts, special, chooser)
+        else:
+            inputs = self.processor(
+                text=texts,
+                images=[[request.image] for request in batch],
+                padding=True,
+                add_special_tokens=special,
+                return_tensors="pt",
+            ).to(device, self.model.dtype)
+            decode_any(self.model, dict(inputs), ends, self._pad_id(), chooser)
+        results = chooser.results()
+        said = self.processor.tokenizer.batch_decode([r.token_ids for r in results], skip_special_tokens=True)
+        return [_generation(request, result, text) for request, result, text in zip(batch, results, said, strict=True)]
+
+    def _decode_lean(
+        self, batch: list[GenerationRequest], texts: list[str], special: bool, chooser: TokenChooser
+    ) -> None:
+        device, dtype = self.model.device, self.model.dtype
+        images = {request.image_key: request.image for request in batch}
+        place = {key: number for number, key in enumerate(images)}
+        pixels = self.processor.image_processor(list(images.values()), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            # a CPU's caches hold the activations of a few images, an accelerator wants many
+            tokens = encode_images(self.model, pixels.to(device, dtype), chunk=16 if device.type == "cpu" else 128)
+        mark = self.processor.image_token
+        expanded = [text.replace(mark, mark * tokens.shape[1]) for text in texts]
+        encoded = self.processor.tokenizer(expanded, padding=True, add_special_tokens=special, return_tensors="pt")
+        image_of_row = torch.tensor([place[request.image_key] for request in batch], device=device)
+        decode_lean(
+            self.model,
+            encoded["input_ids"].to(device),
+            encoded["attention_mask"].to(device),
+            tokens,
+            image_of_row,
+            chooser,
+        )
+
+    @property
+    def _is_lean(self) -> bool:
+        return self.lean and self.model.config.model_type in LEAN_FAMILIES
+
+    def _text(self, prompt: str) -> str:
+        return _templated(self.processor, prompt)
+
+    def _end_ids(self) -> list[int]:
+        """Tokens that end a turn: the folder's generation settings name them, else its tokenizer does."""
+        ends = self.model.generation_config.eos_token_id
+        ends = self.processor.tokenizer.eos_token_id if ends is None else ends
+        return list(ends) if isinstance(ends, (list, tuple)) else [] if ends is None else [int(ends)]
+
+    def _pad_id(self) -> int:
+        return int(self.processor.tokenizer.pad_token_id or 0)
+
+
+def skip_unread_layers(model: Any) -> None:
+    """Leave out what a LLaVA-like tower computes behind the layer that its connector reads: VILA reads the last but one."""
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    encoder = getattr(tower, "encoder", None)
+    if not isinstance(layer, int) or layer >= -1 or encoder is None:
+        return
+    for unread in encoder.layers[layer + 1 :]:
+        unread.forward = _unchanged
+    if hasattr(tower, "use_head"):
+        tower.use_head = False
+
+
+def _unchanged(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return hidden_states
+
+
+@lru_cache(maxsize=4096)
+def _templated(processor: Any, prompt: str) -> str:
+    """The user's turn as the folder's chat template writes it; image first, as every family does."""
+    if not (processor.chat_template or processor.tokenizer.chat_template):
+        return f"{processor.image_token}\n{prompt}"
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    return processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+
+
+def _generation(request: GenerationRequest, result: RowResult, text: str) -> Generation:
+    if not math.isfinite(result.mean_logprob):
+        return Generation.failed(request.key, SampleError(Reason.ENGINE_ERROR, "the model's output is not a number"))
+    return Generation(
+        key=request.key,
+        text=text.strip(),
+        finish_reason=result.finish_reason,
+        num_output_tokens=len(result.token_ids),
+        mean_logprob=result.mean_logprob,
+        min_logprob=result.min_logprob,
+    )
+
+
+def _said(error: Exception) -> str:
+    """An error in a line for people, without paths."""
+    first = re.sub(r"\S*[/\\]\S*", "…", (str(error).splitlines() or [""])[0])[:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
