@@ -1,0 +1,151 @@
+"""What a report says, as plain data: filled by `collect`, drawn by `render`. No Ray, no campaign, no files in here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+MISSING = "missing"
+"""Status of a caption that its layer does not hold yet; the others are `schema.Status`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, stop) of a text that truth contradicts."""
+
+    start: int
+    stop: int
+    kind: Literal["absent", "repeated"]
+    """`absent`: names a thing that is not there. `repeated`: names it more often than it is there."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What one layer holds for a sample; the first variant where there are several."""
+
+    layer: str
+    status: str
+    text: str = ""
+    flags: tuple[str, ...] = ()
+    """Verdicts that leave this caption out of training."""
+    error: str = ""
+    error_detail: str = ""
+    prompt_id: str = ""
+    finish_reason: str = ""
+    mean_logprob: float | None = None
+    wrong: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample and everything that was ever written about it."""
+
+    sample_id: str
+    alt_text: str
+    captions: tuple[Caption, ...]
+    thumbnail: bytes = b""
+    """PNG or JPEG made by `pictures.thumbnail`; empty when there is no readable image."""
+    problem: str = ""
+    """Why there is no image."""
+    alt_wrong: tuple[Span, ...] = ()
+    truth: tuple[str, ...] | None = None
+    """What is really in the picture, thing by thing; None where nobody knows."""
+    chosen_for: Literal["random", "flagged", "failed"] = "random"
+    """Drawn at random from all samples, or added because a caption is flagged or failed."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words per text: mean and the range that the middle 80 % lie in."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Counts over a whole layer, or over `num_shards_read` of its shards where it has very many."""
+
+    name: str
+    num_captioned: int = 0
+    num_not_selected: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """Reason → number of dead letters."""
+    flags: Mapping[str, int] | None = None
+    """Flag → number of captions; None before the layer is judged."""
+    num_flagged: int = 0
+    words: Words | None = None
+    num_shards: int = 0
+    num_shards_read: int = 0
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Metadata that all of the layer's files agree on."""
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.errors.values())
+
+
+@dataclass(frozen=True)
+class RoundScores:
+    """Held-out scores of the model that a round ended with."""
+
+    round: int
+    model: str
+    values: Mapping[str, float]
+    """Without what is not a finite number."""
+
+    def __post_init__(self) -> None:
+        finite = {name: value for name, value in self.values.items() if math.isfinite(value)}
+        object.__setattr__(self, "values", finite)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage's ledger, all attempts summed."""
+
+    stage: str
+    seconds: float
+    dollars: float
+    num_captions: int = 0
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One entry of the promotion history."""
+
+    model: str
+    when: str = ""
+    checkpoint: str = ""
+    digest: str = ""
+    is_current: bool = False
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A whole report."""
+
+    campaign: str
+    recipe: str = ""
+    written: str = ""
+    """When this report was made, for people."""
+    metric: str = ""
+    """Score that rounds are compared by."""
+    decision: str = ""
+    """Why the rounds went on or ended."""
+    scores: tuple[RoundScores, ...] = ()
+    layers: tuple[LayerFacts, ...] = ()
+    alt_words: Words | None = None
+    samples: tuple[Sample, ...] = ()
+    num_corpus_samples: int = 0
+    stages: tuple[StageCost, ...] = ()
+    human_dollars_per_1000_captions: float = 36.0
+    node_dollars_per_hour: float = 0.0
+    config_yaml: str = ""
+    provenance: tuple[tuple[str, str], ...] = ()
+    """Label → digest or version of what went in."""
+    promotions: tuple[Promotion, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences about what could not be shown, and why."""
