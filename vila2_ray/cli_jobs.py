@@ -8,6 +8,7 @@ along only to a head on this machine.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shlex
@@ -78,6 +79,7 @@ def stop_job(campaign: str, address: str | None) -> bool:
 def _client(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # tells of every connection that ends
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:

@@ -42,9 +42,10 @@ def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str,
     table = Table("stage", "state", *_right("done", "of"), "", *_right("time"), title=uri, title_justify="left")
     for stage in stages:
         state = f"[{_STATES.get(stage.state, '')}]{stage.state}[/]" if stage.state in _STATES else stage.state
-        done = f"{stage.done:,}" if stage.unit else ""
-        total = f"{stage.total:,}" if stage.unit and stage.total else ""
-        table.add_row(stage.name, state, done, total, stage.unit, clock(stage.seconds or None, ""))
+        counts = ("", "", "")
+        if stage.unit and (stage.done or stage.total):
+            counts = f"{stage.done:,}", f"{stage.total:,}" if stage.total else "", stage.unit
+        table.add_row(stage.name, state, *counts, clock(stage.seconds or None, ""))
     out = console()
     out.print(table)
     if promoted:

@@ -1,7 +1,8 @@
 """Configuration: dataclasses → recipe YAML → `key=value` on the command line, in this order, unknown names refused.
 
-Every field is *semantic* (it decides what is made, and enters the fingerprints of the stages that read it) or *operational*
-(it decides how fast, where or at what price; changing it invalidates nothing). Fields are semantic unless declared otherwise.
+Every field is *semantic* (it decides what is made, and enters the fingerprints of the stages that read it) or
+*operational* (it decides how fast, where or at what price; changing it invalidates nothing). Fields are semantic unless
+declared otherwise.
 """
 
 from __future__ import annotations
@@ -345,9 +346,10 @@ def load_config(recipe: str = "tiny", overrides: list[str] | None = None) -> Con
     except ConfigError:
         raise
     except OmegaConfBaseException as error:
-        name = error.full_key or str(error.key or recipe)
-        problem = (error.msg or str(error)).splitlines()[0]
-        raise ConfigError(name, _given(overrides or [], name), f"{problem} (known here: {_known(name)})") from error
+        name = error.full_key or _refused(overrides or []) or str(error.key or recipe)
+        given = _given(overrides or [], name)
+        problem = (error.msg or str(error)).splitlines()[0].replace("$VALUE", str(given))
+        raise ConfigError(name, given, f"{problem} (known here: {_known(name)})") from error
     assert isinstance(config, Config)
     return dataclasses.replace(config, recipe=recipe)
 
@@ -383,6 +385,7 @@ def semantic_fields(node: Any, prefix: str) -> dict[str, Any]:
 
 
 def _recipe_yaml(recipe: str) -> Any:
+    import yaml
     from omegaconf import OmegaConf
 
     if recipe in recipe_names():
@@ -390,16 +393,39 @@ def _recipe_yaml(recipe: str) -> Any:
     path = Path(recipe)
     if not path.is_file():
         raise ConfigError("recipe", recipe, f"neither a YAML file nor one of {', '.join(recipe_names())}")
-    return OmegaConf.load(path)
+    try:
+        return OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("recipe", recipe, f"not a YAML file that can be read: {error}") from error
 
 
 def _from_dotlist(overrides: list[str]) -> Any:
+    import yaml
     from omegaconf import OmegaConf
 
+    node = OmegaConf.create()
     for item in overrides:
-        if "=" not in item or item.startswith("-"):
+        key, equals, value = item.partition("=")
+        if not equals or item.startswith("-"):
             raise ConfigError("override", item, "write it as key=value, for example rounds.max=2")
-    return OmegaConf.from_dotlist([item + "''" if item.endswith("=") else item for item in overrides])  # `key=`: empty
+        try:
+            node.merge_with_dotlist([item if value else f"{key}=''"])  # `key=` empties a field
+        except yaml.YAMLError as error:
+            raise ConfigError(key, value, "not a value in YAML; are brackets and quotes closed?") from error
+    return node
+
+
+def _refused(overrides: list[str]) -> str:
+    """The field that an override names and that refuses its value; an error about an element of a list names none."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for item in overrides:
+        try:
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _from_dotlist([item])))
+        except (OmegaConfBaseException, ConfigError):
+            return item.partition("=")[0]
+    return ""
 
 
 def _given(overrides: list[str], name: str) -> object:
