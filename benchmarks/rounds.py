@@ -43,7 +43,16 @@ from vila2_ray.storage import Store
 from vila2_ray.train.trainer import TrainingJob, train_in_process
 
 F1, HALLUCINATION = "object_place_f1", "hallucination_rate"
-SHOWN = ("object_precision", "object_recall", "object_f1", F1, "object_place_size_f1", HALLUCINATION, "vqa_accuracy", "words_per_caption")
+SHOWN = (
+    "object_precision",
+    "object_recall",
+    "object_f1",
+    F1,
+    "object_place_size_f1",
+    HALLUCINATION,
+    "vqa_accuracy",
+    "words_per_caption",
+)
 Scores = dict[str, float]
 
 
@@ -215,11 +224,17 @@ def main() -> None:
     text = table(results)
     for found, each in zip(results, per_seed, strict=True):
         shown = ", ".join(f"{name} {value:.3f}" for name, value in each.items())
-        text += f"\n\nSeed {found['seed']}: best round {found['best_round']}; {shown}; {found['campaign_minutes']:.0f} min."
+        text += (
+            f"\n\nSeed {found['seed']}: best round {found['best_round']}; {shown}; {found['campaign_minutes']:.0f} min."
+        )
     print(text)
     if args.to:
         args.to.mkdir(parents=True, exist_ok=True)
-        command = "python benchmarks/rounds.py --seeds " + " ".join(map(str, args.seeds)) + "".join(f" {o}" for o in args.overrides)
+        command = (
+            "python benchmarks/rounds.py --seeds "
+            + " ".join(map(str, args.seeds))
+            + "".join(f" {o}" for o in args.overrides)
+        )
         head = f"# Rounds, {date.today().isoformat()}\n\n`{command}` on {_processor()}, {len(results)} seeds; median (min–max).\n\n"
         (args.to / "rounds.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
         (args.to / "rounds.json").write_text(json.dumps({"figures": last, "seeds": results}, indent=1) + "\n", "utf-8")

@@ -59,9 +59,15 @@ class LineProgress:
             return
         self._shown = now
         rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
-        share = f"{done:,}/{self._total:,} {self._unit} {done / self._total:4.0%}" if self._total else f"{done:,} {self._unit}"
+        share = (
+            f"{done:,}/{self._total:,} {self._unit} {done / self._total:4.0%}"
+            if self._total
+            else f"{done:,} {self._unit}"
+        )
         left = f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
-        more = "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items())
+        more = "  ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+        )
         self._say(f"{MARK} {self._stage:<12} {share}  {rate:,.0f}/s  {left}  {more}".rstrip())
 
     def finish(self) -> None:

@@ -66,7 +66,9 @@ def glob(uri: str) -> list[str]:
         pattern = _glob_pattern(full)
         names = [name for name in names if pattern.match(name)]
     if not names:
-        raise CorpusError(uri, "no file there", "Check the path; a folder, a glob in quotes or a single shard is expected")
+        raise CorpusError(
+            uri, "no file there", "Check the path; a folder, a glob in quotes or a single shard is expected"
+        )
     return names
 
 

@@ -108,7 +108,7 @@ class Campaign:
             spent[entry.stage] = spent.get(entry.stage, 0.0) + entry.seconds
         rows = []
         for stage in plans.stages(config):
-            beyond = stage.round is not None and decision.stop_after is not None and stage.round > decision.stop_after
+            beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
             done, total, unit = self._counts(stage, markers)
             if stage.name in markers:
                 state = "done"

@@ -45,7 +45,9 @@ def _row(stage: plans.Stage, config: Config, counts: dict[str, int | None], meas
         old = entry.figures.get("num_samples") or entry.figures.get("num_rows") or samples
         scale = samples / old if samples and old else 1.0
         tokens = entry.figures.get("num_tokens")
-        return _priced(stage, config, samples, int(tokens * scale) if tokens else None, entry.seconds * scale, "measured")
+        return _priced(
+            stage, config, samples, int(tokens * scale) if tokens else None, entry.seconds * scale, "measured"
+        )
     rate, workers = _rate(stage, config)
     if rate and samples is not None:
         tokens = _tokens(stage, config, samples)
@@ -85,7 +87,9 @@ def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) 
 def _tokens(stage: plans.Stage, config: Config, samples: int | None) -> int | None:
     if samples is None or stage.kind not in ("align", "pretrain", "sft", "recaption"):
         return None
-    longest = config.recaption.sampling.max_tokens if stage.kind == "recaption" else config.train.stage(stage.kind).max_length
+    longest = (
+        config.recaption.sampling.max_tokens if stage.kind == "recaption" else config.train.stage(stage.kind).max_length
+    )
     return samples * min(IMAGE_TEXT_TOKENS, longest)
 
 

@@ -37,7 +37,11 @@ def export_campaign(
         config.fuse,
         Store(to) if to else campaign.store.sub("export", format),
         format,
-        {"title": f"Captions of {campaign.uri.rsplit('/', 1)[-1]}", "sources": [config.corpus.pretrain], "scores": scores},
+        {
+            "title": f"Captions of {campaign.uri.rsplit('/', 1)[-1]}",
+            "sources": [config.corpus.pretrain],
+            "scores": scores,
+        },
         config.filters,
         progress,
         run,

@@ -7,6 +7,7 @@ over. A driver that lost its lease finds out at its next `check`, before it writ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -69,15 +70,15 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         if not self._lost:
-            try:
+            with contextlib.suppress(StorageError, LeaseLost):  # it then runs out by itself
                 self._write(released=True)
-            except (StorageError, LeaseLost):
-                pass  # the campaign's work is done or lost already; the lease then runs out by itself
 
     def check(self) -> None:
         """Raises LeaseLost unless this driver still holds the lease; called before every marker."""
@@ -86,7 +87,9 @@ class Lease:
             held = self._record is not None and found is not None and _parse(found[0]).holder == self._record.holder
             if self._lost or not held:
                 self._lost = True
-                raise LeaseLost(f"{self._store.uri}: another driver has taken this campaign over; stopping without writing")
+                raise LeaseLost(
+                    f"{self._store.uri}: another driver has taken this campaign over; stopping without writing"
+                )
 
     def _is_free(self, data: bytes) -> bool:
         record = _parse(data)

@@ -49,7 +49,9 @@ class Ledger:
             dollars = seconds / 3600 * self._prices.node_dollars_per_hour
             self._entries.append(Entry(self._attempt, stage, started, seconds, dollars, finished, figures))
             lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self._entries)
-            self._store.write_text(f"{self._attempt}.jsonl", lines)  # own file, rewritten whole: object stores cannot append
+            self._store.write_text(
+                f"{self._attempt}.jsonl", lines
+            )  # own file, rewritten whole: object stores cannot append
 
 
 def read_ledger(store: Store) -> list[Entry]:

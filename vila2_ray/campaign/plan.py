@@ -61,14 +61,18 @@ def stages(config: Config) -> list[Stage]:
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
-        text = _ALT_TEXT
+        text: tuple[str, ...] = _ALT_TEXT
         if k:
             plan += _captioning(f"{k}", k, k - 1)
             layer, text = (f"recaption-{k}", f"filter-{k}"), _FUSED
         plan += [
             Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *text)),
-            Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")),
-            Stage(f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")),
+            Stage(
+                f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")
+            ),
+            Stage(
+                f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")
+            ),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
         plan += _captioning("full", None, None)

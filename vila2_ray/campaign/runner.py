@@ -79,9 +79,9 @@ class _Driver:
     def go(self, selected: list[plans.Stage], explicitly: bool) -> None:
         for stage in selected:
             decision = self._decision()
-            if stage.round is not None and decision.stop_after is not None and stage.round > decision.stop_after:
-                if not explicitly:
-                    continue
+            saturated = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
+            if saturated and not explicitly:
+                continue
             self._work.best_round = decision.best
             self._one(stage)
             if stage.kind == "evaluate":
@@ -134,7 +134,9 @@ class _Driver:
             names = (f"sft-{work.best_round}",)
         for name in names:
             if name not in work.markers:
-                raise StageFailed(f"{stage.name} needs {name}, which is not done. Run it first: vila2 run --until {name}")
+                raise StageFailed(
+                    f"{stage.name} needs {name}, which is not done. Run it first: vila2 run --until {name}"
+                )
             inputs[name] = work.markers[name].digest
         if stage.kind != "index":
             inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})

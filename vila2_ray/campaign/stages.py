@@ -22,7 +22,8 @@ from vila2_ray.errors import StageFailed
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Done(NamedTuple):
@@ -65,7 +66,7 @@ class Run:
             self._base_digest = checkpoint_digest(base_folder(self.config))
         return self._base_digest
 
-    def layer(self, k: int) -> tuple[Layer, Verdicts]:
+    def layer(self, k: int) -> tuple[Layer, Verdicts | None]:
         """The finished layer of a round and what the filters think of it."""
         recaption, judged = self.markers[f"recaption-{k}"], self.markers[f"filter-{k}"]
         name = f"round-{k}"
@@ -213,7 +214,9 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(digest, {"scores": scores, "model": stage.model, "source": source}, time.monotonic() - started)
 
 
-def score_checkpoint(corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any) -> tuple[dict[str, float], Any]:
+def score_checkpoint(
+    corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any
+) -> tuple[dict[str, float], Any]:
     """Held-out scores and per-sample records of a checkpoint folder; runs where the engine's resources are."""
     from pathlib import Path
 
