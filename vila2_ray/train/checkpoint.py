@@ -55,7 +55,9 @@ class StepStore:
         self._last = marker["file"]
         shapes = {name: p.shape for name, p in trained.items()}
         if {n[6:]: t.shape for n, t in tensors.items() if n.startswith("param/")} != shapes:
-            raise CheckpointError(self._store.path(marker["file"]), "holds other parameters than this model trains", "Delete it")
+            raise CheckpointError(
+                self._store.path(marker["file"]), "holds other parameters than this model trains", "Delete it"
+            )
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(tensors[f"param/{name}"])
@@ -98,7 +100,9 @@ class StepStore:
             self._store.delete(name)
 
 
-def export_folder(model: PreTrainedModel, processor: ProcessorMixin, dtype: torch.dtype, scratch: Path, out: Store) -> str:
+def export_folder(
+    model: PreTrainedModel, processor: ProcessorMixin, dtype: torch.dtype, scratch: Path, out: Store
+) -> str:
     """Write the finished Hugging Face folder to `out`; its digest.
 
     Weights are rounded to `dtype`. The folder is first written under `scratch` (a local folder), loaded again, and compared
@@ -135,6 +139,8 @@ def _compare(model: PreTrainedModel, folder: Path) -> None:
     ids[ids == image_token] = (image_token + 1) % vocabulary
     here = model(input_ids=ids).logits.float()
     there = loaded(input_ids=ids).logits.float()
-    same_weights = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    same_weights = all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     if not same_weights or not torch.allclose(here, there, rtol=1e-3, atol=1e-3):
         raise CheckpointError(str(folder), "answers differently from the model that was saved")

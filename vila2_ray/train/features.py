@@ -80,7 +80,7 @@ class FeatureCache:
         self._max_bytes, self._bytes = max_bytes, 0
         self._features: dict[ImageKey, torch.Tensor] = {}
 
-    def __contains__(self, key: ImageKey) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._features
 
     def __len__(self) -> int:
@@ -98,7 +98,11 @@ class FeatureCache:
 
 
 def frozen_features(
-    module: LossModule, cache: FeatureCache, keys: Sequence[ImageKey], pixels: dict[ImageKey, torch.Tensor], device: torch.device
+    module: LossModule,
+    cache: FeatureCache,
+    keys: Sequence[ImageKey],
+    pixels: dict[ImageKey, torch.Tensor],
+    device: torch.device,
 ) -> torch.Tensor:
     """[len(keys), patches, C] in the compute dtype, from the cache or the tower. `pixels` holds what the cache lacks.
 

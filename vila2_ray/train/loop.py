@@ -83,7 +83,9 @@ def fit(
     """
     place = place or find_place()
     if plan.batch_size < place.world:
-        raise ConfigError("train.<stage>.batch_size", plan.batch_size, f"must be at least the number of workers, {place.world}")
+        raise ConfigError(
+            "train.<stage>.batch_size", plan.batch_size, f"must be at least the number of workers, {place.world}"
+        )
     model_type = model.config.model_type
     trained = freeze(model, stage, model_type)
     attention_before = model.config._attn_implementation
@@ -98,7 +100,7 @@ def fit(
     cache = FeatureCache(feature_cache_bytes if not loss_module.trains_tower and loss_module.is_split else 0)
     reader = Reader(
         plan, source, stage.micro_batch_size, pad_token_id, int(model.config.image_token_id),
-        _blank(model), place.rank, place.world,
+        place.rank, place.world,
     )  # fmt: skip
     began, before = time.monotonic(), result.seconds
     result.first_step = len(result.losses)
@@ -135,7 +137,9 @@ def _gradients(
     total = 0.0
     for number, batch in enumerate(data.batches):
         last = number == len(data.batches) - 1
-        waits = contextlib.nullcontext() if last or not isinstance(runner, DistributedDataParallel) else runner.no_sync()
+        waits = (
+            contextlib.nullcontext() if last or not isinstance(runner, DistributedDataParallel) else runner.no_sync()
+        )
         with waits:
             with place.autocast():
                 images, index = _images(module, batch, data, cache, place)
@@ -158,11 +162,6 @@ def _images(
     if module.is_split and not module.trains_tower:
         return frozen_features(module, cache, distinct, data.pixels, place.device), index
     return torch.stack([data.pixels[key] for key in distinct]).to(place.device), index
-
-
-def _blank(model: PreTrainedModel) -> torch.Tensor:
-    side = int(getattr(model.config.vision_config, "image_size", 0) or 224)
-    return torch.zeros(3, side, side)
 
 
 def _not_a_number(loss: float, step: int, plan: PackPlan) -> str:

@@ -99,7 +99,9 @@ class PackPlan:
 
     def real_token_share(self, micro_batch_size: int, world: int = 1) -> float:
         """Share of the positions in padded micro-batches that hold a token, 0–1; 1.0 for an empty plan."""
-        tokens = np.add.reduceat(self.table["num_tokens"].to_numpy(), self._starts[:-1]) if self.num_items else np.zeros(0)  # type: ignore[attr-defined]
+        tokens = (
+            np.add.reduceat(self.table["num_tokens"].to_numpy(), self._starts[:-1]) if self.num_items else np.zeros(0)
+        )  # type: ignore[attr-defined]
         padded = 0
         for step in range(self.num_steps):
             for rank in range(world):
@@ -127,7 +129,9 @@ def make_plan(lengths: pa.Table, stage: StageConfig, *, seed: int, shuffle_windo
     too_long, empty = all_tokens > stage.max_length, supervised <= 0
     kept = np.flatnonzero(~too_long & ~empty)
     if not len(kept):
-        raise CorpusError("training data", f"none of {lengths.num_rows} items can be trained on", "Look at max_length and the corpus")
+        raise CorpusError(
+            "training data", f"none of {lengths.num_rows} items can be trained on", "Look at max_length and the corpus"
+        )
     lengths = lengths.take(pa.array(kept))
     tokens = lengths["num_tokens"].to_numpy().astype(np.int64)
     shard, sample = _codes(lengths)
@@ -193,7 +197,9 @@ def _pack(window: np.ndarray, tokens: np.ndarray, max_length: int, max_samples: 
     return np.split(window, cuts)
 
 
-def _steps(sequences: list[np.ndarray], tokens: np.ndarray, size: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+def _steps(
+    sequences: list[np.ndarray], tokens: np.ndarray, size: int, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
     """Steps of similar lengths, in random order."""
     length = np.array([tokens[sequence].sum() for sequence in sequences], np.int64)
     steps = []
@@ -209,4 +215,12 @@ def _table(lengths: pa.Table, sequences: list[np.ndarray]) -> pa.Table:
     rows = lengths.take(pa.array(np.concatenate(sequences)))
     columns = {"sequence": np.repeat(np.arange(len(sequences)), counts), "slot": slots}
     columns |= {name: rows[name] for name in rows.column_names}
-    return pa.table([pa.chunked_array([columns[f.name]]).cast(f.type) if f.name in ("sequence", "slot") else columns[f.name].cast(f.type) for f in PACK], schema=PACK)
+    return pa.table(
+        [
+            pa.chunked_array([columns[f.name]]).cast(f.type)
+            if f.name in ("sequence", "slot")
+            else columns[f.name].cast(f.type)
+            for f in PACK
+        ],
+        schema=PACK,
+    )

@@ -74,11 +74,6 @@ def find_place(autocast: Literal["auto", "bfloat16", "float32"] = "auto", num_th
     return Place(device, dtype, dist.get_rank(), dist.get_world_size())
 
 
-def backend() -> str:
-    """The collective library: nccl between GPUs, gloo between processors."""
-    return "nccl" if torch.cuda.is_available() else "gloo"
-
-
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where it is computed natively, else float32 (on other processors bfloat16 is emulated, and slower)."""
     if device.type == "cuda":

@@ -42,8 +42,6 @@ class Reader:
     micro_batch_size: int
     pad_token_id: int
     image_token_id: int
-    blank: torch.Tensor
-    """[3, H, W]: stands in for an image that cannot be decoded."""
     rank: int = 0
     world: int = 1
 
@@ -105,9 +103,11 @@ class Reader:
         for image, made in zip(wanted, self.source.pixels(wanted) if wanted else [], strict=True):
             if made is None:
                 known_bad.add(image)
-            pixels[image] = self.blank if made is None else made
+            pixels[image] = self.source.blank if made is None else made
         for step, sequences in steps:
-            micro = [sequences[at : at + self.micro_batch_size] for at in range(0, len(sequences), self.micro_batch_size)]
+            micro = [
+                sequences[at : at + self.micro_batch_size] for at in range(0, len(sequences), self.micro_batch_size)
+            ]
             batches = [
                 collate(
                     [[tokens[key] for key in sequence] for sequence in part],

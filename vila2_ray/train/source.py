@@ -38,6 +38,10 @@ class Tokens:
 class Source(Protocol):
     """Called from the loop's reading thread, for hundreds of items at a time."""
 
+    @property
+    def blank(self) -> torch.Tensor:
+        """Pixels [3, H, W] that stand in for an image that cannot be decoded."""
+
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         """In the order of the keys."""
 
@@ -50,6 +54,14 @@ class MemorySource:
 
     def __init__(self, tokens: dict[ItemKey, Tokens], pixels: dict[ImageKey, torch.Tensor | None]) -> None:
         self._tokens, self._pixels = tokens, pixels
+
+    @property
+    def blank(self) -> torch.Tensor:
+        return (
+            next(made for made in self._pixels.values() if made is not None)
+            .new_zeros(())
+            .expand(next(made for made in self._pixels.values() if made is not None).shape)
+        )
 
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         return [self._tokens[key] for key in keys]

@@ -1,0 +1,94 @@
+"""What a training stage is asked to do and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2_ray.config import Config, StageConfig, TrainingStage, semantic_fields
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.model.loading import checkpoint_digest
+from vila2_ray.storage import Store
+
+
+@dataclass
+class TrainingJob:
+    """One stage of one model: what to train, on what, and where everything lies. Picklable."""
+
+    model_name: str
+    stage: TrainingStage
+    init_folder: str | Path
+    """Hugging Face folder that training starts from; every worker must see it."""
+    corpus: Corpus
+    layers: list[tuple[Layer, Verdicts | None]]
+    """Caption layers with what is thought of them, for `pretrain`; the alt text is in the corpus."""
+    config: Config
+    packs: Store
+    """Keeps the pack plan."""
+    state: Store
+    """Keeps the resumable state, while it is needed."""
+    out: Store
+    """Becomes the finished Hugging Face folder."""
+
+    @property
+    def settings(self) -> StageConfig:
+        return self.config.train.stage(self.stage)
+
+    @property
+    def title(self) -> str:
+        return f"{self.stage} {self.model_name}"
+
+    def plan_key(self) -> str:
+        """Names the plan that this job needs: a plan in `packs` under another name is made anew."""
+        config = self.config
+        text: list[Any] = [self.stage, config.seed, config.train.shuffle_window, semantic_fields(self.settings, "")]
+        text += [semantic_fields(config.fuse, ""), config.filters.cut_at_repeated_sentence, config.recaption.prompts]
+        text += [[ref.uri for ref in self.corpus.shards]]
+        text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in self.layers]
+        return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+
+    def work_key(self, plan_digest: str) -> str:
+        """Names the work: state and results under another name are not this job's."""
+        settings = {k: v for k, v in semantic_fields(self.settings, "").items() if k != "max_length"}
+        text = [plan_digest, checkpoint_digest(self.init_folder), settings]
+        return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class TrainingSummary:
+    """What became of a training stage; interruptions leave no trace in it but for `seconds`."""
+
+    num_steps: int
+    num_samples: int
+    """Training items, repetitions by epochs included."""
+    num_tokens: int
+    num_supervised: int
+    seconds: float
+    """Spent on the stage, interrupted attempts up to their last saved step included."""
+    first_loss: float
+    last_loss: float
+    losses: list[tuple[int, float]]
+    """(step from 1, mean loss over the step's supervised tokens), at most 500 of them, evenly spaced."""
+    digest: str
+    """Of the finished folder."""
+    real_token_share: float
+    """Share of the trained positions that were tokens, not padding."""
+    num_masked: int
+    """Slots of the first worker whose image could not be decoded, since the last interruption."""
+    num_truncated: int
+    """Items of the corpus that max_length cut short."""
+    num_dropped: int
+    """Items that were too long, or had nothing to learn from."""
+
+
+def thinned(losses: list[float], most: int = 500) -> list[tuple[int, float]]:
+    """(step, loss) for at most `most` steps, the first and the last among them."""
+    if len(losses) <= most:
+        return [(step + 1, loss) for step, loss in enumerate(losses)]
+    picked = [round(i * (len(losses) - 1) / (most - 1)) for i in range(most)]
+    return [(step + 1, losses[step]) for step in picked]

@@ -1,0 +1,138 @@
+"""What a rank does in a training stage, under Ray Train or in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import torch
+
+from vila2_ray.model.loading import check_checkpoint, load_model, load_processor
+from vila2_ray.progress import Progress
+from vila2_ray.train.checkpoint import StepStore, export_folder
+from vila2_ray.train.corpussource import CorpusSource
+from vila2_ray.train.items import StageItems
+from vila2_ray.train.job import TrainingJob, TrainingSummary, thinned
+from vila2_ray.train.loop import StepReport, fit
+from vila2_ray.train.packplan import PackPlan, make_plan
+from vila2_ray.train.parallelize import Place
+from vila2_ray.train.tokenize import ItemTokenizer
+
+_PLAN, _FINISHED = "plan.parquet", "finished.json"
+
+
+def open_source(job: TrainingJob) -> CorpusSource:
+    """The job's data. Pixels are kept for a tower that trains; a frozen tower's outputs are kept instead (`features`)."""
+    tokenizer = ItemTokenizer(load_processor(job.init_folder), job.settings.max_length)
+    items = StageItems(job.corpus, job.layers, job.config, job.stage)
+    room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
+    return CorpusSource(items, tokenizer, room)
+
+
+def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:
+    """The plan in `job.packs`, made and written when it is missing or other work's.
+
+    `source` spares a second tokenization where the caller trains in the same process.
+    """
+    if (found := read_plan(job)) is not None:
+        return found
+    source = source or open_source(job)
+    progress.start(f"plan {job.title}", len(job.corpus.shards), "shards")
+    tables = []
+    for number, table in enumerate(source.lengths()):
+        tables.append(table)
+        progress.update(number + 1)
+    progress.finish()
+    settings, train = job.settings, job.config.train
+    plan = make_plan(pa.concat_tables(tables), settings, seed=job.config.seed, shuffle_window=train.shuffle_window)
+    counts = {"num_too_long": plan.num_too_long, "num_empty": plan.num_empty, "num_truncated": source.num_truncated}
+    left_out = ", ".join(f"{count:,} {name[4:].replace('_', ' ')}" for name, count in counts.items() if count)
+    progress.note(
+        f"{job.title}: {plan.num_items:,} items in {plan.num_steps:,} steps, {plan.num_tokens:,} tokens"
+        + (f" ({left_out})" if left_out else "")
+    )
+    metadata = {"key": job.plan_key(), **{name: str(count) for name, count in counts.items()}}
+    job.packs.write_table(_PLAN, plan.table, metadata)
+    return plan
+
+
+def read_plan(job: TrainingJob) -> PackPlan | None:
+    """The job's plan, if it has been made."""
+    if not job.packs.exists(_PLAN):
+        return None
+    metadata = job.packs.read_metadata(_PLAN)
+    if metadata.get("key") != job.plan_key():
+        return None
+    counts = {name: int(metadata[name]) for name in ("num_too_long", "num_empty")}
+    return PackPlan(job.packs.read_table(_PLAN), job.settings.batch_size, **counts)
+
+
+def read_summary(job: TrainingJob, plan: PackPlan) -> TrainingSummary | None:
+    """The summary of the finished stage; None when it is not finished, or its folder is gone."""
+    if not (job.state.exists(_FINISHED) and job.out.exists("config.json")):
+        return None
+    finished = json.loads(job.state.read_text(_FINISHED))
+    if finished["work"] != job.work_key(plan.digest):
+        return None
+    summary = finished["summary"]
+    return TrainingSummary(**{**summary, "losses": [(step, loss) for step, loss in summary["losses"]]})
+
+
+def train_rank(
+    job: TrainingJob, plan: PackPlan, source: CorpusSource, place: Place, on_step: Callable[[StepReport], None]
+) -> None:
+    """Train as one rank; rank 0 also exports the folder to `job.out` and leaves the summary in `job.state`."""
+    began = time.monotonic()
+    train, settings = job.config.train, job.settings
+    work = job.work_key(plan.digest)
+    model = load_model(job.init_folder, torch.float32)
+    checkpoints = StepStore(job.state, work, train.checkpoint_every_seconds)
+    prepared = time.monotonic() - began
+    result = fit(
+        model,
+        plan,
+        source,
+        settings,
+        pad_token_id=source.pad_token_id,
+        place=place,
+        feature_cache_bytes=train.feature_cache_bytes,
+        checkpoints=checkpoints,
+        on_step=on_step,
+    )
+    if place.rank == 0:
+        finished = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="vila2-export-") as scratch:
+            dtype = weights_dtype(job.init_folder)
+            digest = export_folder(model, load_processor(job.init_folder), dtype, Path(scratch), job.out)
+        metadata = job.packs.read_metadata(_PLAN)
+        summary = TrainingSummary(
+            num_steps=plan.num_steps,
+            num_samples=plan.num_items,
+            num_tokens=plan.num_tokens,
+            num_supervised=plan.num_supervised,
+            seconds=prepared + result.seconds + time.monotonic() - finished,
+            first_loss=result.losses[0],
+            last_loss=result.losses[-1],
+            losses=thinned(result.losses),
+            digest=digest,
+            real_token_share=plan.real_token_share(settings.micro_batch_size, place.world),
+            num_masked=result.num_masked,
+            num_truncated=int(metadata["num_truncated"]),
+            num_dropped=plan.num_too_long + plan.num_empty,
+        )
+        job.state.write_text(_FINISHED, json.dumps({"work": work, "summary": asdict(summary)}))
+        checkpoints.clear()
+    place.barrier()
+
+
+def weights_dtype(folder: str | Path) -> torch.dtype:
+    """The number format of a folder's weights, as its configuration names it; float32 where it does not."""
+    config = json.loads((check_checkpoint(folder) / "config.json").read_text("utf-8"))
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return cast(torch.dtype, getattr(torch, name))
