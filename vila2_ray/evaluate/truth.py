@@ -1,8 +1,8 @@
 """Scores captions and answers against scene truth: what is named, where, how large, and what is not there at all. Pure.
 
-A scene's truth is `{"objects": [{"name", "size", "place", …}], "words": [{"text", …}]}` as corpora with known scenes carry
-it. Captions are free text; things are found in them by name. Matching is by multiset: two cats named where there is one
-leave one over, which counts as hallucinated.
+A scene's truth is `{"objects": [{"name", "size", "place", …}], "words": [{"text", …}]}`, as corpora of known scenes
+carry it. Captions are free text; things are found in them by name. Matching is by multiset: two cats named where there
+is one leave one over, which counts as hallucinated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from vila2_ray.recipes.tiny.world import NAMES, PLACES, SIZES
 
 Truth = Mapping[str, Sequence[Mapping[str, object]]]
 
-_SYNONYMS = {"upper": "top", "lower": "bottom", "middle": "center", "centre": "center", "big": "large", "little": "small"}
+_SYNONYMS = {
+    "upper": "top",
+    "lower": "bottom",
+    "middle": "center",
+    "centre": "center",
+    "big": "large",
+    "little": "small",
+}
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "2": 2, "3": 3, "4": 4, "5": 5}
 _READING = re.compile(r"\b(?:reading|reads|says|saying|the words?|the text)\b[\s:\"'“‘]*([a-z0-9]+)")
 
@@ -58,9 +65,9 @@ class CaptionScores:
 def find_things(caption: str, names: Iterable[str] = NAMES) -> list[Mention]:
     """The things that a caption names, in order, with the size and place said of each.
 
-    A size is looked for in the three words before the name. A place (`at the top left`, `in the upper-left corner`) is the
-    first one after the name and before the next thing or the end of the sentence, else one before it that is nobody
-    else's. `two cats` counts twice; `no cat` does not count; `the cat`, once a cat was named, is the same cat.
+    A size is looked for in the three words before the name. A place (`at the top left`, `in the upper-left corner`) is
+    the first one after the name and before the next thing or the end of the sentence, else one before it that is
+    nobody else's. `two cats` counts twice; `no cat` does not count; `the cat`, once a cat was named, is the same cat.
     """
     text = _plain(caption)
     spoken = [match.span(1) for match in _READING.finditer(text)]
@@ -194,7 +201,8 @@ def _alternatives(names: Iterable[str]) -> str:
 
 
 def _spellings(place: str) -> str:
-    return " ".join(f"(?:{'|'.join([word, *(k for k, v in _SYNONYMS.items() if v == word)])})" for word in place.split())
+    spellings = ([word, *(other for other, same in _SYNONYMS.items() if same == word)] for word in place.split())
+    return " ".join(f"(?:{'|'.join(words)})" for words in spellings)
 
 
 _PLACE = re.compile(rf"\b({'|'.join(map(_spellings, sorted(PLACES, key=len, reverse=True)))})\b(?! of\b)")

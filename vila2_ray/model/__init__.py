@@ -1,4 +1,4 @@
-"""The `vila` architecture (SigLIP tower → 2×2 space-to-channel connector → Llama-family LM) and how checkpoints are loaded.
+"""The `vila` architecture (SigLIP tower → space-to-channel connector → Llama-family LM), and loading of checkpoints.
 
 Importing this package loads no torch; names are fetched when first used.
 """

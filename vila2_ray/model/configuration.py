@@ -11,9 +11,10 @@ from transformers.models.llava.configuration_llava import LlavaConfig
 
 @strict
 class VilaConfig(LlavaConfig):
-    """LLaVA's configuration plus `downsample_factor`; the defaults are VILA's (arXiv 2312.07533): SigLIP, layer −2, all patches.
+    """LLaVA's configuration plus `downsample_factor`.
 
-    `image_seq_length` follows from the tower's grid and the factor and is never taken from the caller.
+    The defaults are VILA's (arXiv 2312.07533): SigLIP, layer −2, all patches. `image_seq_length` follows from the
+    tower's grid and the factor, and is never taken from the caller.
     """
 
     model_type = "vila"

@@ -47,7 +47,8 @@ def part_of(name: str, model_type: str) -> Part:
     """
     if model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ConfigError("model_type", model_type, f"training knows the parts of {known}; add a row to model/families.py")
+        remedy = f"training knows the parts of {known}; add a row to model/families.py"
+        raise ConfigError("model_type", model_type, remedy)
     prefixes = [prefix for prefix in FAMILIES[model_type] if name.startswith(prefix)]
     if not prefixes:
         raise ConfigError("parameter", name, f"no prefix of the {model_type} row in model/families.py covers it")

@@ -22,7 +22,7 @@ _DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 def check_checkpoint(folder: str | Path) -> Path:
-    """The folder as a path. Raises CheckpointError when it is missing, holds no safetensors, or asks for remote code."""
+    """The folder as a path. Raises CheckpointError when it is missing, or holds no config.json or no safetensors."""
     path = Path(folder)
     if not path.is_dir():
         raise CheckpointError(str(folder), "is not a folder", "Give a local Hugging Face checkpoint folder")
@@ -81,7 +81,7 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
 
 
 def checkpoint_digest(folder: str | Path) -> str:
-    """sha256 (hex) over names and contents of the folder's weights, configuration and tokenizer files, in name order."""
+    """sha256 (hex) over names and contents of the weights, configuration and tokenizer files, in name order."""
     path = check_checkpoint(folder)
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):

@@ -1,4 +1,4 @@
-"""The `vila` model: transformers' LLaVA with VILA's `mlp_downsample` connector (arXiv 2312.07533, section on resolution).
+"""The `vila` model: transformers' LLaVA with VILA's `mlp_downsample` connector (arXiv 2312.07533).
 
 Both the inner and the outer class are subclassed, so that weights are saved under LLaVA's names
 (`model.vision_tower`, `model.multi_modal_projector`, `model.language_model`, `lm_head`).
@@ -37,7 +37,7 @@ def space_to_channel(patches: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 class VilaMultiModalProjector(nn.Module):
-    """`mlp_downsample`: space-to-channel → LayerNorm → Linear → activation → Linear. [B, N, C] → [B, tokens, C_text]."""
+    """`mlp_downsample`: space-to-channel → LayerNorm → Linear → GELU → Linear. [B, N, C] → [B, tokens, C_text]."""
 
     def __init__(self, config: VilaConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The processor of a `vila` checkpoint: transformers' own `LlavaProcessor`, so that loading it needs none of our code."""
+"""The processor of a `vila` checkpoint: transformers' own `LlavaProcessor`; loading it needs none of our code."""
 
 from __future__ import annotations
 

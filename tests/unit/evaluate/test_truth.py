@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-from vila2_ray.evaluate.truth import find_things, find_words, mark_things, normalise_answer, score_answers, score_captions
+from vila2_ray.evaluate.truth import (
+    find_things,
+    find_words,
+    mark_things,
+    normalise_answer,
+    score_answers,
+    score_captions,
+)
 from vila2_ray.recipes.tiny.world import careful_caption, layout
 
 TRUTH = {
@@ -63,7 +70,8 @@ def test_a_thing_named_twice_is_hallucinated_once():
 
 def test_marks_point_at_the_name_in_the_caption():
     caption = "Big CAT in the lower-right, upper-left: a red apple"
-    assert [caption[thing.start : thing.stop].lower() for thing, _ in mark_things(caption, TRUTH)] == ["cat", "red apple"]
+    marked = mark_things(caption, TRUTH)
+    assert [caption[thing.start : thing.stop].lower() for thing, _ in marked] == ["cat", "red apple"]
 
 
 def test_place_and_size_count_only_together_with_the_name():
@@ -86,7 +94,8 @@ def test_nothing_said_scores_nothing_and_hallucinates_nothing():
 
 
 def test_answers_by_kind():
-    scores = score_answers([("where", "top left", "At the top-left."), ("where", "top", "left"), ("exist", "yes", "Yes")])
+    where = [("where", "top left", "At the top-left."), ("where", "top", "left")]
+    scores = score_answers([*where, ("exist", "yes", "Yes")])
     assert scores == {"exist": 1, "where": 0.5, "all": 0.75}
     assert normalise_answer("The Top-Left.") == "top left"
     assert score_answers([]) == {}

@@ -1,6 +1,7 @@
-"""Fetches the artwork of the tiny world: 32 pictures of Fluent 3D emoji (MIT), by `npm pack`, pinned by version and digest.
+"""Fetches the artwork of the tiny world: 32 pictures of Fluent 3D emoji (MIT), pinned by version and digest.
 
-Nothing is installed and no script of the package runs: its tarball is verified and only the named pictures are read out.
+It comes by `npm pack`. Nothing is installed and no script of the package runs: the tarball is verified, and only the
+named pictures are read out.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _npm_pack(scratch: Path) -> Path:
             None,
             f"the tiny recipe's artwork comes from npm; install Node.js, or put the pictures into {cache_folder()}",
         )
-    command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
+    command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent"]  # the tarball lands in cwd
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600)
     files = list(scratch.glob("*.tgz"))
     if done.returncode or len(files) != 1:

@@ -84,7 +84,7 @@ def _sign(image: Image.Image, word: dict, rng: random.Random, heldout: bool) -> 
 
 
 def _background(rng: random.Random, heldout: bool) -> Image.Image:
-    """Linear gradients (down, across, both diagonals) for training; radial ones and two soft bands for held-out scenes."""
+    """Linear gradients (down, across, both diagonals) for training; radial ones and two soft bands for held-out."""
     first, second = (np.array(_color(rng, 60, 240), dtype=np.float32) for _ in range(2))
     down, across = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / (SIDE - 1)
     if heldout:

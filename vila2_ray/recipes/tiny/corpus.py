@@ -1,12 +1,13 @@
 """Writes the tiny world as WebDataset shards: `pretrain/`, `sft/` and `heldout/`, each `00000.tar`, `00001.tar`, …
 
-- *pretrain*: `key.png|jpg`, `key.txt` (alt text; missing for a few percent), `key.json` (extra columns as img2dataset has
-  them), `key.truth.json` (for scoring only).
+- *pretrain*: `key.png|jpg`, `key.txt` (alt text; missing for a few percent), `key.json` (extra columns as img2dataset
+  has them), `key.truth.json` (for scoring only).
 - *sft*: `key.json` is LLaVA-style: the careful caption under one of the detailed prompts, then three questions.
 - *heldout*: `key.json` is `{"caption", "questions": [{"kind", "question", "answer"}]}`.
 
-Every sample follows from (seed, split, number) alone, so shards can be written in any order, by any number of processes,
-and again with the same bytes. A shard appears under its name only when it is whole; one that is there is kept.
+Every sample follows from (seed, split, number) alone, so shards can be written in any order, by any number of
+processes, and again with the same bytes. A shard appears under its name only when it is whole; one that is there is
+kept.
 
     python -m vila2_ray.recipes.tiny.corpus --to DIR
 """
@@ -152,7 +153,8 @@ def _check_settings(path: Path, settings: dict[str, object]) -> None:
         scratch.write_bytes(_json(settings))
         scratch.replace(path)
     elif json.loads(path.read_text()) != settings:
-        raise ConfigError("--to", str(path.parent), f"holds a corpus of other settings ({path.read_text()}); give another folder")
+        remedy = f"holds a corpus of other settings ({path.read_text()}); give another folder"
+        raise ConfigError("--to", str(path.parent), remedy)
 
 
 def _json(value: object) -> bytes:
@@ -165,7 +167,7 @@ def _pictures() -> dict[str, Image.Image]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m vila2_ray.recipes.tiny.corpus", description="Write the tiny world.")
+    parser = argparse.ArgumentParser(prog="python -m vila2_ray.recipes.tiny.corpus", description="Write tiny shards.")
     parser.add_argument("--to", required=True, help="folder to write pretrain/, sft/ and heldout/ into")
     parser.add_argument("--pretrain-shards", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=250)

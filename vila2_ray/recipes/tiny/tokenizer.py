@@ -1,7 +1,7 @@
 """The tiny tokenizer: every word of the world is one token, and any other ASCII text falls apart into characters.
 
-Lower-casing, split at spaces and punctuation, WordPiece over the world's words plus all single characters; no number is in
-the vocabulary, so every digit is a token. Around 400 entries, for the embedding is a visible share of a 5 M model.
+Lower-casing, split at spaces and punctuation, WordPiece over the world's words plus all single characters. No number
+is in the vocabulary, so every digit is a token.
 """
 
 from __future__ import annotations

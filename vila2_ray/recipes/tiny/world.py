@@ -1,13 +1,15 @@
 """The tiny world: what a scene holds, and how it is put into words. Pure: no pixels, no torch.
 
-A scene has one to three things of 32 kinds, small or large, each at one of 3 × 3 places; three scenes in ten also have a
-printed sign with a word of a small lexicon at a place of its own. Its *truth* is the JSON object
-`{"objects": [{"name", "size", "place", "box", "artwork", "rotation", "mirrored"}], "words": [{"text", "place", "box"}]}`
-with boxes as [xmin, ymin, xmax, ymax], integers 0–999 of the image. `compose` adds boxes and artwork; texts need neither.
+A scene has one to three things of 32 kinds, small or large, each at one of 3 × 3 places; three scenes in ten also have
+a printed sign with a word of a small lexicon at a place of its own. Its *truth* is the JSON object
+`{"objects": [{"name", "size", "place", "box", "artwork", "rotation", "mirrored"}],
+  "words": [{"text", "place", "box"}]}`
+with boxes as [xmin, ymin, xmax, ymax], integers 0–999 of the image. `compose` adds boxes and artwork; texts need
+neither.
 
-Held-out scenes are never seen in training, neither by a campaign nor by the base: one composition in eight (which things
-at which places, see `is_held_out`) is theirs alone, and `compose` gives them backgrounds, rotations, hues and plates of
-their own.
+Held-out scenes are never seen in training, neither by a campaign nor by the base: one composition in eight (which
+things at which places, see `is_held_out`) is theirs alone, and `compose` gives them backgrounds, rotations, hues and
+plates of their own.
 """
 
 from __future__ import annotations
@@ -117,7 +119,10 @@ def alt_text(truth: Truth, rng: random.Random) -> str:
 
 
 def questions(truth: Truth, rng: random.Random, num: int | None = 3) -> list[dict[str, str]]:
-    """`num` questions as {"kind", "question", "answer"}; None asks every kind that the scene allows, `exist` both ways."""
+    """`num` different questions as {"kind", "question", "answer"}.
+
+    None asks one of every kind that the scene allows, and `exist` both ways.
+    """
     asked: list[dict[str, str]] = []
     if num is None:
         every = (_question(truth, rng, kind) for kind in _DRAWS)
