@@ -95,8 +95,16 @@ def _count(
         words=spread(lengths),
         num_shards=num_shards,
         num_shards_read=len(shards),
-        provenance={key: value for key, value in layer.metadata(*shards[0]).items() if value} if shards else {},
+        provenance=_constant(layer, shards),
     )
+
+
+def _constant(layer: Layer, shards: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What the first and the last file say alike of how they were made; digests of single files fall out."""
+    if not shards:
+        return {}
+    first, last = (layer.metadata(*pair) for pair in (shards[0], shards[-1]))
+    return {name: value for name, value in first.items() if value and (len(shards) == 1 or last.get(name) == value)}
 
 
 def _dead_letters(table: pa.Table, source: str, shard: str, errors: Counter[str], tally: Tally) -> None:
