@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from vila2_ray.errors import Reason, SampleError
 
@@ -21,6 +20,18 @@ _SIGNATURES = {
 }
 """Formats that are read; every other decoder of PIL stays shut. The content decides, never the file name."""
 
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes the picture upright again, by the value of the Exif orientation tag."""
+
 
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     """Decode to an upright RGB image; the first frame of an animation, transparency on white.
@@ -30,6 +41,17 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises SampleError with reason IMAGE_UNREADABLE, IMAGE_TYPE or IMAGE_TOO_LARGE, and nothing else.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
+        return _decode(data, max_pixels)
+
+
+def image_format(data: bytes) -> str:
+    """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
+    return next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     image = _open(data)
     width, height = image.size
     if width < 1 or height < 1:
@@ -38,25 +60,19 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
         raise SampleError(Reason.IMAGE_TOO_LARGE, f"{width} × {height} pixels, more than {max_pixels:,}")
     try:
         image.load()
-        return _upright(_to_rgb(image))
+        turn, rgb = _turn(image), _to_rgb(image)
+        return rgb.transpose(turn) if turn is not None else rgb
     except (Image.DecompressionBombError, MemoryError) as error:
         raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
     except Exception as error:  # decoders raise anything on broken bytes
         raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
 
 
-def image_format(data: bytes) -> str:
-    """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
-    return next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
-
-
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise SampleError(Reason.IMAGE_UNREADABLE, "0 bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
-            return Image.open(io.BytesIO(data), formats=list(_SIGNATURES))
+        return Image.open(io.BytesIO(data), formats=list(_SIGNATURES))
     except Image.DecompressionBombError as error:
         raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
     except UnidentifiedImageError as error:
@@ -69,20 +85,14 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of the same size; the orientation tag is kept."""
-    exif = image.getexif()
     if image.mode.startswith("I") or image.mode == "F":
-        rgb = Image.fromarray(_to_8_bit(np.asarray(image)), "L").convert("RGB")
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         rgb = Image.new("RGB", rgba.size, "white")
         rgb.paste(rgba, mask=rgba.getchannel("A"))
-    else:
-        rgb = image.convert("RGB")
-    rgb.info = {}
-    if exif:
-        rgb.getexif().update(exif)
-    return rgb
+        return rgb
+    return image.convert("RGB")
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
@@ -95,11 +105,12 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(wide * scale), 0, 255).astype(np.uint8)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # a broken orientation tag costs the rotation, not the picture
-        turned = ImageOps.exif_transpose(image)
-        image = turned if turned is not None else image
-    return image
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What the orientation tag asks for."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken tag costs the rotation, not the picture
+        return None
 
 
 def _short(error: BaseException) -> str:

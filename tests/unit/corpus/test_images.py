@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from vila2_ray.corpus.images import decode_image, image_format
+from vila2_ray.errors import Reason, SampleError
+
+MAX = 1_000_000
+
+
+def encode(image: Image.Image, format: str, **save: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format, **save)
+    return out.getvalue()
+
+
+def reason(data: bytes, max_pixels: int = MAX) -> Reason:
+    with pytest.raises(SampleError) as caught:
+        decode_image(data, max_pixels)
+    return caught.value.reason
+
+
+def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    """A PNG that promises a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats_are_read_by_content(format: str) -> None:
+    data = encode(Image.new("RGB", (7, 5), (200, 30, 30)), format)
+    image = decode_image(data, MAX)
+    assert (image.mode, image.size, image_format(data)) == ("RGB", (7, 5), format)
+    assert np.abs(np.asarray(image, dtype=int) - (200, 30, 30)).max() <= 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.putpixel((0, 0), (10, 10, 10, 255))
+    data = encode(image.quantize(4) if mode == "P" else image.convert(mode), "PNG")
+    pixels = np.asarray(decode_image(data, MAX))
+    assert pixels[3, 3].tolist() == [255, 255, 255]
+    assert pixels[0, 0].max() <= 12
+
+
+def test_grey_of_16_bits_keeps_its_range() -> None:
+    values = np.array([[0, 32896], [65535, 257]], dtype=np.uint16)
+    pixels = np.asarray(decode_image(encode(Image.fromarray(values), "PNG"), MAX))
+    assert pixels[..., 0].tolist() == [[0, 128], [255, 1]]
+
+
+def test_float_and_wide_grey() -> None:
+    floats = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert np.asarray(decode_image(encode(floats, "TIFF"), MAX))[0, :, 0].tolist() == [0, 128, 255]
+    wide = Image.fromarray(np.array([[0, 65535]], dtype=np.int32))
+    assert np.asarray(decode_image(encode(wide, "TIFF"), MAX))[0, :, 0].tolist() == [0, 255]
+
+
+def test_cmyk_and_palette() -> None:
+    assert decode_image(encode(Image.new("CMYK", (3, 3), (0, 255, 255, 0)), "JPEG"), MAX).getpixel((1, 1))[0] > 200
+    assert decode_image(encode(Image.new("RGB", (3, 3), "blue").quantize(2), "PNG"), MAX).getpixel((0, 0)) == (
+        0,
+        0,
+        255,
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_orientation_is_applied_once(orientation: int, format: str) -> None:
+    corner, exif = np.full((16, 32, 3), 255, dtype=np.uint8), Image.Exif()
+    corner[:8, :8] = 0
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(corner), format, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=int)
+    turned = np.asarray(decode_image(data, MAX), dtype=int)
+    assert turned.shape == expected.shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
+    assert np.abs(turned - expected).max() < 3
+
+
+def test_orientation_with_transparency_or_broken() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    assert decode_image(encode(Image.new("RGBA", (4, 2)), "PNG", exif=exif), MAX).size == (2, 4)
+    exif[0x0112] = 99
+    assert decode_image(encode(Image.new("RGB", (4, 2)), "PNG", exif=exif), MAX).size == (4, 2)
+    assert decode_image(encode(Image.new("RGB", (4, 2)), "PNG", exif=b"Exif\0\0II*\0\xff\xff"), MAX).size == (4, 2)
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data, MAX).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_truncated(format: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    data = encode(noise, format)
+    assert reason(data[: len(data) // 2]) == Reason.IMAGE_UNREADABLE
+
+
+def test_broken_and_empty() -> None:
+    good = encode(Image.new("RGB", (8, 8)), "PNG")
+    assert reason(b"") == Reason.IMAGE_UNREADABLE
+    assert reason(good[:12]) == Reason.IMAGE_UNREADABLE
+    assert reason(b"\xff\xd8\xff" + b"\0" * 100) == Reason.IMAGE_UNREADABLE
+    assert reason(good[:50] + b"\xff" * 20 + good[70:]) == Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "data", [b"<!DOCTYPE html><html>", b"%PDF-1.7", b"<svg xmlns=''/>", b"\0\0\0\x1cftypavif", b"P6 1 1 255 abc"]
+)
+def test_other_types_are_refused(data: bytes) -> None:
+    assert reason(data) == Reason.IMAGE_TYPE
+
+
+def test_formats_outside_the_list_are_not_tried() -> None:
+    assert reason(encode(Image.new("RGB", (8, 8)), "ICO")) == Reason.IMAGE_TYPE
+    assert reason(encode(Image.new("RGB", (8, 8)), "EPS")) == Reason.IMAGE_TYPE
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (1001, 1000)])
+def test_absurd_sizes_are_refused_before_decoding(size: tuple[int, int]) -> None:
+    assert reason(png_header(*size)) == Reason.IMAGE_TOO_LARGE
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert decode_image(encode(Image.new("RGB", (40, 25)), "PNG"), 1000).size == (40, 25)
+    assert reason(encode(Image.new("RGB", (41, 25)), "PNG"), 1000) == Reason.IMAGE_TOO_LARGE
+
+
+def test_zero_pixels() -> None:
+    assert reason(png_header(0, 5)) == Reason.IMAGE_UNREADABLE
+
+
+def test_any_damage_is_a_sample_error() -> None:
+    """Whatever a byte is changed to, decoding gives an RGB image or a SampleError."""
+    rng = np.random.default_rng(1)
+    noise = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    refused = 0
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        good = encode(noise, format, **({"exif": exif} if format in ("JPEG", "PNG", "WEBP") else {}))
+        for _ in range(80):
+            data = bytearray(good)
+            for at in rng.integers(0, len(data), 4):
+                data[at] = rng.integers(0, 256)
+            try:
+                assert decode_image(bytes(data), MAX).mode == "RGB"
+            except SampleError:
+                refused += 1
+    assert refused > 50
