@@ -132,6 +132,24 @@ def report(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
 
 
 @app.command()
+def export(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    to: Annotated[str, typer.Option(help="Folder to write to. Default: <campaign>/export/<format>.")] = "",
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.captions,
+) -> None:
+    """Write the fused data set (with pixels), or the captions alone, with a data card."""
+    from vila2_ray.campaign.api import Campaign
+    from vila2_ray.campaign.exporting import export_campaign
+    from vila2_ray.cli_progress import shown_progress
+    from vila2_ray.storage import Store
+
+    found = Campaign(campaign)
+    with shown_progress() as progress:
+        export_campaign(found, to, format.value, progress)
+    print((Store(to) if to else found.store.sub("export", format.value)).uri)
+
+
+@app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""
     from vila2_ray.config import load_config, recipe_names

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO, cast
 
-from vila2_ray.progress import MARK
+from vila2_ray.progress import MARK, LineProgress, Progress
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Progress of whatever runs inside, on standard output."""
+    screen = Screen()
+    try:
+        yield LineProgress(cast(TextIO, screen))
+    finally:
+        screen.close()
 
 
 class Screen:
