@@ -89,8 +89,11 @@ def ray_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_cp
     """`function` of each item on the cluster, a bounded number at a time, results as they come."""
     import ray
 
+    def call(item: _Item) -> _Result:  # Ray takes plain functions only, not every callable
+        return function(item)
+
     connect_ray()
-    task = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
+    task = ray.remote(num_cpus=num_cpus, max_retries=2)(call)
     limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
     for item in items:
