@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -16,7 +17,7 @@ from vila2_ray.errors import SampleError
 from vila2_ray.report.data import MISSING, Caption, Sample
 from vila2_ray.report.pictures import thumbnail
 from vila2_ray.report.tally import Key, Tally
-from vila2_ray.report.wrong import things_there, wrong_spans
+from vila2_ray.report.wrong import known_names, things_there, wrong_spans
 
 Why = Literal["random", "flagged", "failed"]
 _FLAGGED_SHARE, _FAILED_SHARE = 0.12, 0.06
@@ -59,14 +60,16 @@ def draw_samples(
     by_shard: dict[tuple[str, str], list[int]] = {}
     for source, shard, row in chosen:
         by_shard.setdefault((source, shard), []).append(row)
+    pictured = {pair: _read(corpus, pair[1], rows) for pair, rows in by_shard.items()}
+    names = known_names(sample.truth for by_row in pictured.values() for sample in by_row.values())
     found: dict[Key, Sample] = {}
     for (source, shard), rows in by_shard.items():
-        pictured = _read(corpus, shard, rows)
         written = {name: _captions(name, layer, verdicts[name], source, shard, rows) for name, layer in layers.items()}
         for row in rows:
             captions = {name: by_row.get(row) for name, by_row in written.items()}
             key = (source, shard, row)
-            found[key] = _sample(key, pictured.get(row), captions, corpus, chosen[key])
+            sample = pictured[source, shard].get(row)
+            found[key] = replace(_sample(key, sample, captions, corpus, names), chosen_for=chosen[key])
     return tuple(found[key] for key in chosen)
 
 
@@ -95,7 +98,11 @@ def _captions(
 
 
 def _sample(
-    key: Key, found: CorpusSample | None, captions: Mapping[str, dict[str, Any] | None], corpus: Corpus | None, why: Why
+    key: Key,
+    found: CorpusSample | None,
+    captions: Mapping[str, dict[str, Any] | None],
+    corpus: Corpus | None,
+    names: frozenset[str],
 ) -> Sample:
     truth = found.truth if found is not None else None
     picture, problem = b"", "the image could not be looked up"
@@ -105,20 +112,19 @@ def _sample(
         except SampleError as error:
             problem = str(error)
     alt_text = found.alt_text if found is not None else ""
-    named = (row["sample_id"] for row in captions.values() if row is not None)
+    ids = (row["sample_id"] for row in captions.values() if row is not None)
     return Sample(
-        sample_id=found.sample_id if found is not None else next(named, f"{key[1]}/{key[2]}"),
+        sample_id=found.sample_id if found is not None else next(ids, f"{key[1]}/{key[2]}"),
         alt_text=alt_text,
-        captions=tuple(_caption(name, row, truth) for name, row in captions.items()),
+        captions=tuple(_caption(name, row, truth, names) for name, row in captions.items()),
         thumbnail=picture,
         problem=problem,
-        alt_wrong=wrong_spans(alt_text, truth),
+        alt_wrong=wrong_spans(alt_text, truth, names),
         truth=things_there(truth),
-        chosen_for=why,
     )
 
 
-def _caption(layer: str, row: dict[str, Any] | None, truth: dict[str, Any] | None) -> Caption:
+def _caption(layer: str, row: dict[str, Any] | None, truth: dict[str, Any] | None, names: frozenset[str]) -> Caption:
     if row is None:
         return Caption(layer, MISSING)
     text = row["text"] or ""
@@ -132,5 +138,5 @@ def _caption(layer: str, row: dict[str, Any] | None, truth: dict[str, Any] | Non
         prompt_id=row["prompt_id"] or "",
         finish_reason=row["finish_reason"] or "",
         mean_logprob=row["mean_logprob"],
-        wrong=wrong_spans(text, truth),
+        wrong=wrong_spans(text, truth, names),
     )

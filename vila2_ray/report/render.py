@@ -48,7 +48,7 @@ def render(data: ReportData) -> str:
         lengths=_lengths(data),
         flags=_counts(data.layers, {layer.name: layer.flags or {} for layer in data.layers}),
         errors=_counts(data.layers, {layer.name: layer.errors for layer in data.layers}),
-        scores=_score_table(data),
+        score_tables=_score_tables(data),
         cost=_cost(data),
         columns=[layer_label(layer.name) for layer in data.layers],
         samples=[_sample(sample, position) for position, sample in enumerate(data.samples)],
@@ -174,7 +174,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}\u202f%" if share >= 0.001 else "< 0.1\u202f%"
 
 
-def _score_table(data: ReportData) -> list[dict[str, Any]]:
+def _score_tables(data: ReportData) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Tables of (title, rows); the first is what counts, one with a title is shown on demand."""
     rows = []
     for name in scorebook.names_in_order(data.scores):
         best = _winner(data, name)
@@ -193,7 +194,10 @@ def _score_table(data: ReportData) -> list[dict[str, Any]]:
                 }
             )
         rows.append({"score": scorebook.score(name), "name": name, "is_main": name == data.metric, "cells": cells})
-    return rows
+    shown = [row for row in rows if row["is_main"] or row["name"] not in scorebook.DETAILS]
+    if len(shown) < 3:
+        return [("", rows)]
+    return [("", shown), ("Length and variety of the captions", [row for row in rows if row not in shown])]
 
 
 def _cost(data: ReportData) -> dict[str, Any]:

@@ -42,6 +42,9 @@ KNOWN: Mapping[str, Score] = {
     "alt_text_novelty": Score("Words that the alt text lacks", "neither"),
     "reference_cider": Score("CIDEr against reference captions", is_share=False),
     "vocabulary": Score("Different words in all", "neither", is_share=False),
+    "unfinished_share": Score("Unfinished captions", "lower"),
+    "num_samples": Score("Samples scored", "neither", is_share=False),
+    "num_skipped": Score("Samples skipped", "neither", is_share=False),
 }
 """In the order in which they are shown."""
 
@@ -55,6 +58,23 @@ MAIN = (
     "mean_logprob",
 )
 """Scores that get a plot of their own and a place in the summary, as far as they are there."""
+
+DETAILS = frozenset(
+    {
+        "mean_logprob",
+        "distinct_1",
+        "distinct_2",
+        "repeated_4gram_share",
+        "share_starting_alike",
+        "alt_text_recall",
+        "alt_text_novelty",
+        "vocabulary",
+        "unfinished_share",
+        "num_samples",
+        "num_skipped",
+    }
+)
+"""Scores that say how captions are, not how right they are; shown on demand where there are better ones."""
 
 _NUMBERS = ("words", "num", "logprob", "loss", "length", "tokens", "vocabulary", "cider", "seconds")
 _LOWER = ("hallucinat", "loss", "repeated", "unfinished", "error", "failed", "invent", "skipped")
@@ -104,9 +124,14 @@ def is_better(name: str, before: float, after: float) -> bool | None:
 
 
 def names_in_order(rounds: Sequence[RoundScores]) -> list[str]:
-    """Every score that any round has: known ones first, the rest by name."""
+    """Every score that any round has: known ones first, kinds of questions under all questions, the rest by name."""
     present = {name for entry in rounds for name in entry.values}
-    return [name for name in KNOWN if name in present] + sorted(present - set(KNOWN))
+    kinds = sorted(name for name in present - set(KNOWN) if name.startswith("vqa_"))
+    names = []
+    for name in KNOWN:
+        names += [name] if name in present else []
+        names += kinds if name == "vqa_accuracy" else []
+    return names + sorted(present - set(names))
 
 
 def best_round(rounds: Sequence[RoundScores], metric: str) -> RoundScores | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vila2_ray.evaluate.truth import mark_things
+from vila2_ray.recipes.tiny.world import NAMES
 from vila2_ray.report.data import Span
 
 
@@ -21,14 +22,20 @@ def things_there(truth: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     return (*things, *(_placed(f"“{word['text']}”", word) for word in words))
 
 
-def wrong_spans(text: str, truth: Mapping[str, Any] | None) -> tuple[Span, ...]:
+def known_names(truths: Iterable[Mapping[str, Any] | None]) -> frozenset[str]:
+    """Every name that a text can be wrong with: the tiny world's things and whatever else is in these pictures."""
+    there = (str(thing["name"]) for truth in truths if _is_known(truth) and truth for thing in truth["objects"])
+    return frozenset({*NAMES, *there})
+
+
+def wrong_spans(text: str, truth: Mapping[str, Any] | None, names: Iterable[str] = NAMES) -> tuple[Span, ...]:
     """The words of `text` that name things which are not there, or more of them than there are."""
     if not text or not _is_known(truth):
         return ()
     assert truth is not None
     there = {str(thing["name"]) for thing in truth["objects"]}
     spans = []
-    for mention, is_there in mark_things(text, truth):
+    for mention, is_there in mark_things(text, truth, names):
         where = None if is_there else _nearest(text, mention.name, mention.start)
         if where is not None:
             spans.append(Span(*where, "repeated" if mention.name in there else "absent"))

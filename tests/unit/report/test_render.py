@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 
-from vila2_ray.report.data import Caption, LayerFacts, ReportData, Sample, Span
+from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, Sample, Span
 from vila2_ray.report.pictures import MAX_SIDE
 from vila2_ray.report.render import MAX_CHARS, clean, dollars, duration, render
 
@@ -83,6 +83,17 @@ def test_what_a_reader_looks_for_is_there() -> None:
         "checkpoints/vlm-2/sft",
     ):
         assert " ".join(expected.split()) in text, expected
+
+
+def test_scores_of_length_and_variety_fold_away_where_there_are_better_ones() -> None:
+    values = {"object_f1": 0.1, "vqa_accuracy": 0.2, "word_accuracy": 0.3, "distinct_1": 0.4, "vocabulary": 99}
+    data = ReportData("runs/x", metric="object_f1", scores=(RoundScores(0, "VLM_0", values),))
+    html = render(data)
+    assert html.index("Printed words read right") < html.index("<details>") < html.index("Different words per word")
+    few = {"mean_logprob": -0.5, "distinct_1": 0.4, "vocabulary": 99}
+    html = render(ReportData("runs/x", metric="mean_logprob", scores=(RoundScores(0, "VLM_0", few),)))
+    assert "Different words per word" in html
+    assert "<details>" not in html
 
 
 def test_differences_and_wrong_objects_are_marked() -> None:

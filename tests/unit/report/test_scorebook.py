@@ -25,7 +25,7 @@ def test_gains_are_points_of_shares() -> None:
 @pytest.mark.parametrize(
     ("name", "label", "better"),
     [
-        ("vqa_where", "Questions: where", "higher"),
+        ("vqa_where_accuracy", "Questions: where", "higher"),
         ("some_loss", "Some loss", "lower"),
         ("num_captions", "Num captions", "neither"),
         ("skipped_share", "Skipped share", "lower"),
@@ -53,5 +53,7 @@ def test_the_best_round_is_the_earliest_of_equals_and_never_nan() -> None:
 
 
 def test_known_scores_come_first() -> None:
-    entry = RoundScores(0, "VLM_0", {"zz": 1.0, "aa": 1.0, "object_f1": 0.1, "object_place_f1": 0.1})
-    assert scorebook.names_in_order([entry]) == ["object_place_f1", "object_f1", "aa", "zz"]
+    names = ("zz", "aa", "vqa_where_accuracy", "object_recall", "vqa_accuracy", "object_place_f1")
+    entry = RoundScores(0, "VLM_0", dict.fromkeys(names, 0.5))
+    expected = ["object_place_f1", "vqa_accuracy", "vqa_where_accuracy", "object_recall", "aa", "zz"]
+    assert scorebook.names_in_order([entry]) == expected

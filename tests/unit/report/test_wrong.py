@@ -1,4 +1,4 @@
-from vila2_ray.report.wrong import things_there, wrong_spans
+from vila2_ray.report.wrong import known_names, things_there, wrong_spans
 
 TRUTH = {
     "objects": [
@@ -27,6 +27,13 @@ def test_spans_hold_where_scoring_puts_synonyms_right() -> None:
 def test_what_is_there_reads_well() -> None:
     assert things_there(TRUTH) == ("small cat (left)", "large alarm clock (top)", "“stop” (bottom)")
     assert things_there({"objects": []}) == ()
+
+
+def test_other_worlds_bring_their_own_names() -> None:
+    truth = {"objects": [{"name": "sofa"}]}
+    names = known_names([truth, {"objects": [{"name": "lamp"}]}, None, {"objects": 3}])
+    assert {"sofa", "lamp", "cat"} <= names
+    assert [span.kind for span in wrong_spans("a sofa, a lamp and a sofa", truth, names)] == ["absent", "repeated"]
 
 
 def test_no_truth_and_foreign_truth_mark_nothing() -> None:
