@@ -149,9 +149,10 @@ def _export_shard(job: _Export, ref: ShardRef) -> dict[str, Any]:
         exportformats.write_parquet(job.to, ref, _fused(job, ref, counts))
     else:
         exportformats.write_webdataset(job.to, ref, _fused(job, ref, counts))
-    told: dict[str, Any] = asdict(counts)
-    job.to.write_text(_stats_name(ref), json.dumps(told, sort_keys=True))
-    return told
+    told = json.dumps(vars(counts), sort_keys=True)
+    job.to.write_text(_stats_name(ref), told)
+    found: dict[str, Any] = json.loads(told)
+    return found
 
 
 def _fused(job: _Export, ref: ShardRef, counts: _Counts) -> Iterator[Fused]:
