@@ -1,8 +1,8 @@
 """The protocol that every generating engine speaks: add requests, step, collect. Pure: no torch, no Ray.
 
-A request carries its `key` through the engine and back, so an answer can never land on another sample, in whatever order
-answers come. A request that fails alone comes back as a Generation with its `problem`; an engine that cannot go on raises
-EngineDied.
+A request carries its `key` through the engine and back, so an answer can never land on another sample, in whatever
+order answers come. A request that fails alone comes back as a Generation with its `problem`; an engine that cannot
+go on raises EngineDied.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Generation:
     num_output_tokens: int
     """Without the token that ends the turn."""
     mean_logprob: float
-    """Over the output tokens, the end token included, in the model's own distribution (before temperature and top_p)."""
+    """Over the output tokens, the end token included, in the model's own distribution, before temperature and top-p."""
     min_logprob: float
     problem: SampleError | None = None
     """Why this request, tried alone, has no answer."""

@@ -49,7 +49,7 @@ class TokenChooser:
             self._uniform = torch.stack(draws).to(device)
 
     def choose(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Next tokens [N] of `rows` [N], given their logits [N, V] in any float type. Rows that are over may be passed."""
+        """Next tokens [N] of `rows` [N], given their logits [N, V], of any float type. Rows may be over."""
         logits = logits.float()
         allowed = logits
         if self.steps_done < self.sampling.min_tokens:

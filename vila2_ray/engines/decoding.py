@@ -1,7 +1,7 @@
 """Two ways to run a vision-language model forward until every row has ended.
 
-`decode_lean` is for LLaVA-like models: images are encoded once each, however many prompts are asked about them, keys and
-values lie in buffers that never move, and rows that have ended leave the batch. `decode_any` is transformers' own
+`decode_lean` is for LLaVA-like models: images are encoded once each, however many prompts are asked about them, keys
+and values lie in buffers that never move, and rows that have ended leave the batch. `decode_any` is transformers' own
 `generate`, for every other family.
 """
 
@@ -148,7 +148,7 @@ class _Forced(LogitsProcessor):
 def decode_any(
     model: Any, inputs: dict[str, torch.Tensor], end_ids: list[int], pad_id: int, chooser: TokenChooser
 ) -> None:
-    """Run `chooser` to its end with transformers' `generate`. `inputs` is what the processor made, padded on the left."""
+    """Run `chooser` to its end with transformers' `generate`. `inputs`: what the processor made, padded on the left."""
     num_rows = len(inputs["input_ids"])
     model.generate(
         **inputs,

@@ -1,4 +1,4 @@
-"""An engine without a model: deterministic, fast, and able to fail in every way that a real one can. For tests of scale and faults."""
+"""An engine without a model: deterministic, fast, able to fail in every way that a real one can; for tests at scale."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FakeBehaviour:
 
     @classmethod
     def from_environment(cls) -> FakeBehaviour:
-        """From VILA2_FAKE_SECONDS, VILA2_FAKE_FAIL, VILA2_FAKE_DIE (comma-separated image keys), VILA2_FAKE_DIE_AFTER."""
+        """From VILA2_FAKE_SECONDS, VILA2_FAKE_FAIL and VILA2_FAKE_DIE (image keys, by comma), VILA2_FAKE_DIE_AFTER."""
         env = os.environ
         return cls(
             seconds_per_step=float(env.get("VILA2_FAKE_SECONDS", "0")),

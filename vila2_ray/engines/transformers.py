@@ -1,9 +1,9 @@
 """The engine that runs a checkpoint folder with transformers: a `vila` model, or any `AutoModelForImageTextToText`.
 
-Requests are answered a batch at a time. What a row is told does not depend on the batch: its random numbers are its own, and
-padding is masked out. Floating-point sums do depend on a batch's shape in the last bits, so greedy answers are equal
-between batch compositions in float32 (up to exact ties) and nearly always, not always, in bfloat16; with the same batches
-they are equal in both. Recaptioning therefore never batches across row ranges.
+Requests are answered a batch at a time. What a row is told does not depend on the batch: its random numbers are its
+own, and padding is masked out. Floating-point sums do depend on a batch's shape in the last bits, so greedy answers are
+equal between batch compositions in float32 (up to exact ties) and nearly always, not always, in bfloat16; with the same
+batches they are equal in both. Recaptioning therefore never batches across row ranges.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class TransformersEngine:
 
 
 def skip_unread_layers(model: Any) -> None:
-    """Leave out what a LLaVA-like tower computes behind the layer that its connector reads: VILA reads the last but one."""
+    """Leave out what a tower computes behind the layer that the connector reads, which for VILA is the last but one."""
     tower, layer = model.model.vision_tower, model.config.vision_feature_layer
     encoder = getattr(tower, "encoder", None)
     if not isinstance(layer, int) or layer >= -1 or encoder is None:

@@ -30,7 +30,8 @@ def test_requests_are_read_as_there_is_room(make_requests: MakeRequests) -> None
             assert engine.num_pending < 4, number
             yield request
 
-    assert len(list(generate(engine, reading()))) == 20 and len(ahead) == 20
+    assert len(list(generate(engine, reading()))) == 20
+    assert len(ahead) == 20
 
 
 def test_failures_and_death_happen_as_told(make_requests: MakeRequests) -> None:

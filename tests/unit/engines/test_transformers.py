@@ -1,4 +1,4 @@
-"""The transformers engine on tiny random weights: what is said does not depend on the company, and one bad request fails alone."""
+"""The transformers engine on tiny random weights: answers do not depend on the company, and bad requests fail alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def test_a_request_that_cannot_be_answered_fails_alone(engine: TransformersEngin
     closed.close()
     requests[3] = GenerationRequest(bad.key, bad.image_key, closed, bad.prompt, bad.seed, bad.sampling)
     answers = generate_all(engine, requests)
-    assert answers[3].problem is not None and answers[3].problem.reason is Reason.ENGINE_ERROR
+    assert answers[3].problem is not None
+    assert answers[3].problem.reason is Reason.ENGINE_ERROR
     assert "/" not in answers[3].problem.detail
     assert texts(answers[:3] + answers[4:]) == before[:3] + before[4:]
 
@@ -129,7 +130,8 @@ def test_running_out_of_memory_halves_the_batch(
 
     monkeypatch.setattr(TransformersEngine, "_generate", hungry)
     answers = generate_all(engine, make_requests(16))
-    assert all(a.problem is None for a in answers) and engine.batch_size == 2
+    assert all(a.problem is None for a in answers)
+    assert engine.batch_size == 2
     assert max(sizes[3:]) <= 4, "what did not fit is not tried again"
 
 

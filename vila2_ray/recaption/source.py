@@ -1,0 +1,129 @@
+"""Row ranges as a Ray Data source: a read task goes through a window of ranges and gives one Arrow row for each.
+
+A row carries the encoded images of its range and the rows that are settled without an engine; the pixels are made in
+the actor that captions them. Image bytes leave the object store as soon as that actor is done with the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.samples import Sample
+from vila2_ray.errors import Reason, SampleError
+from vila2_ray.recaption.job import CaptionPlan
+from vila2_ray.recaption.plan import RowRange
+from vila2_ray.recaption.rows import Row, settle
+from vila2_ray.schema import CAPTION
+
+_SAMPLE = pa.struct(
+    [
+        pa.field("row", pa.int32()),
+        pa.field("key", pa.string()),
+        pa.field("image", pa.large_binary()),
+        pa.field("problem", pa.string()),
+        pa.field("problem_detail", pa.string()),
+    ]
+)
+RANGE = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("shard", pa.string()),
+        pa.field("start", pa.int32()),
+        pa.field("stop", pa.int32()),
+        pa.field("samples", pa.list_(_SAMPLE)),  # to be captioned, with their encoded images
+        pa.field("settled", pa.list_(pa.struct(list(CAPTION)))),  # rows that need no engine
+        pa.field("num_kept", pa.int32()),
+    ]
+)
+"""One row per range, as it goes from reading to captioning."""
+
+
+class RangeSource(Datasource):
+    """Reads windows of row ranges, a task each."""
+
+    def __init__(
+        self, corpus: Corpus, windows: Sequence[Sequence[RowRange]], plan: CaptionPlan, keep: Layer | None
+    ) -> None:
+        super().__init__()
+        self._corpus, self._windows, self._plan, self._keep = corpus, windows, plan, keep
+
+    def get_name(self) -> str:
+        return "RowRanges"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [self._task(list(window), per_task_row_limit) for window in self._windows]
+
+    def _task(self, window: list[RowRange], per_task_row_limit: int | None) -> ReadTask:
+        corpus, plan, keep = self._corpus, self._plan, self._keep
+
+        def read() -> Iterable[Block]:
+            return read_window(corpus, window, plan, keep)
+
+        metadata = BlockMetadata(num_rows=len(window), size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(read, metadata, schema=RANGE, per_task_row_limit=per_task_row_limit)
+
+
+def read_window(
+    corpus: Corpus, window: Sequence[RowRange], plan: CaptionPlan, keep: Layer | None
+) -> Iterator[pa.Table]:
+    """A table of one RANGE row for each range of the window. Raises CorpusError, StorageError."""
+    kept_shard: tuple[str, str] | None = None
+    kept: dict[int, list[Row]] = {}
+    for piece in window:
+        if keep is not None and kept_shard != (piece.source, piece.shard):
+            kept_shard, kept = (piece.source, piece.shard), _kept_rows(keep, piece)
+        keys = corpus.index(piece.shard)["key"].slice(piece.start, piece.num_rows).to_pylist()
+        settled = settle(
+            piece.source, piece.shard, dict(zip(range(piece.start, piece.stop), keys, strict=True)), kept, plan
+        )
+        samples = [_packed(sample) for sample in corpus.read(piece.shard, settled.to_caption)]
+        assert len(samples) == len(settled.to_caption), "a row that was asked for was not read"
+        row = {
+            "source": piece.source,
+            "shard": piece.shard,
+            "start": piece.start,
+            "stop": piece.stop,
+            "samples": samples,
+            "settled": settled.rows,
+            "num_kept": settled.num_kept,
+        }
+        yield pa.Table.from_pylist([row], schema=RANGE)
+
+
+def unpack(source: str, shard: str, packed: dict[str, Any]) -> Sample:
+    """The sample that `read_window` packed: key, image and problem, which is all that captioning may see of it."""
+    problem = SampleError(Reason(packed["problem"]), packed["problem_detail"] or "") if packed["problem"] else None
+    return Sample(source, shard, packed["row"], packed["key"], packed["image"], alt_text="", problem=problem)
+
+
+def _packed(sample: Sample) -> dict[str, Any]:
+    return {
+        "row": sample.row,
+        "key": sample.key,
+        "image": sample.image,
+        "problem": sample.problem.reason.value if sample.problem else None,
+        "problem_detail": sample.problem.detail if sample.problem else None,
+    }
+
+
+def _kept_rows(keep: Layer, piece: RowRange) -> dict[int, list[Row]]:
+    if not keep.has(piece.source, piece.shard):
+        return {}
+    table = keep.read(piece.source, piece.shard)
+    rows: dict[int, list[Row]] = {}
+    for row in table.filter(pc.equal(table["status"], "captioned")).to_pylist():
+        rows.setdefault(row["row"], []).append(row)
+    return rows
