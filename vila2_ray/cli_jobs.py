@@ -79,7 +79,7 @@ def stop_job(campaign: str, address: str | None) -> bool:
 def _client(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # tells of every connection that ends
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # tells of every connection that ends
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
