@@ -1,4 +1,4 @@
-"""`vila2 run --job` as people use it: a head starts, the log is followed, the job's exit code returned, the head ends."""
+"""`vila2 run --job` as people use it: a head starts, the log is followed, the exit code is the job's, the head ends."""
 
 from __future__ import annotations
 
