@@ -10,6 +10,10 @@ from PIL import Image, UnidentifiedImageError
 
 from vila2_ray.errors import Reason, SampleError
 
+# Once for the process: changing the filters around each decode would not be safe between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the size is checked here
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # broken metadata of a picture that is fine
+
 _SIGNATURES = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -20,6 +24,7 @@ _SIGNATURES = {
 }
 """Formats that are read; every other decoder of PIL stays shut. The content decides, never the file name."""
 
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,17 +46,6 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises SampleError with reason IMAGE_UNREADABLE, IMAGE_TYPE or IMAGE_TOO_LARGE, and nothing else.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
-        return _decode(data, max_pixels)
-
-
-def image_format(data: bytes) -> str:
-    """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
-    return next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
-
-
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
     image = _open(data)
     width, height = image.size
     if width < 1 or height < 1:
@@ -62,10 +56,16 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         image.load()
         turn, rgb = _turn(image), _to_rgb(image)
         return rgb.transpose(turn) if turn is not None else rgb
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except (*_BOMBS, MemoryError) as error:
         raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
     except Exception as error:  # decoders raise anything on broken bytes
         raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
+
+
+def image_format(data: bytes) -> str:
+    """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
+    name = next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
+    return "" if name == "WEBP" and data[8:12] != b"WEBP" else name  # RIFF holds sound and video, too
 
 
 def _open(data: bytes) -> Image.Image:
@@ -73,7 +73,7 @@ def _open(data: bytes) -> Image.Image:
         raise SampleError(Reason.IMAGE_UNREADABLE, "0 bytes")
     try:
         return Image.open(io.BytesIO(data), formats=list(_SIGNATURES))
-    except Image.DecompressionBombError as error:
+    except _BOMBS as error:
         raise SampleError(Reason.IMAGE_TOO_LARGE, _short(error)) from error
     except UnidentifiedImageError as error:
         if image_format(data):

@@ -14,6 +14,8 @@ from vila2_ray.errors import Reason, SampleError
 
 MAX = 1_000_000
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
 
 def encode(image: Image.Image, format: str, **save: Any) -> bytes:
     out = io.BytesIO()
@@ -122,7 +124,15 @@ def test_broken_and_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<!DOCTYPE html><html>", b"%PDF-1.7", b"<svg xmlns=''/>", b"\0\0\0\x1cftypavif", b"P6 1 1 255 abc"]
+    "data",
+    [
+        b"<!DOCTYPE html><html>",
+        b"%PDF-1.7",
+        b"<svg xmlns=''/>",
+        b"\0\0\0\x1cftypavif",
+        b"P6 1 1 255 abc",
+        b"RIFF\0\0\0\0WAVEfmt ",
+    ],
 )
 def test_other_types_are_refused(data: bytes) -> None:
     assert reason(data) == Reason.IMAGE_TYPE
