@@ -1,8 +1,8 @@
 """Paints scenes of the tiny world: 96 × 96 pixels, artwork with alpha on gradients, signs on small plates.
 
 Held-out scenes differ in everything that can differ: radial and two-band backgrounds instead of linear gradients,
-artwork turned by 13–20° instead of at most 12° and shifted in hue by 8–14° instead of not at all, signs darker, tinted
-and without a frame. Compositions differ too, see `world.is_held_out`.
+artwork turned by 13–20° instead of at most 12° and shifted in hue by 8–14° instead of not at all, signs on darker and
+more tinted plates. Compositions differ too, see `world.is_held_out`.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def _sign(image: Image.Image, word: dict, rng: random.Random, heldout: bool) -> 
     center_x, center_y = place_center(word["place"])
     x = _inside(center_x + rng.uniform(-2, 2) - width / 2, width)
     y = _inside(center_y + rng.uniform(-2, 2) - height / 2, height)
-    plate, ink = _color(rng, 170, 210) if heldout else _color(rng, 225, 255), _color(rng, 0, 60)
+    plate, ink = _color(rng, 180, 224) if heldout else _color(rng, 225, 255), _color(rng, 0, 60)
     draw = ImageDraw.Draw(image)
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=plate, outline=None if heldout else ink)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=plate, outline=ink)
     draw.text((x + 3 - left, y + 3 - top), text, fill=ink, font=font)
     return _box(x, y, x + width, y + height)
 
