@@ -149,6 +149,13 @@ class Store:
             raise StorageError(f"{self.path(name)}: no such file")
         return int(info.size)
 
+    def stamp(self, name: str) -> str:
+        """Bytes and time of the last change of a file, by one request: where it differs, the file may have changed."""
+        info = self._info(name)
+        if info.type != pafs.FileType.File:
+            raise StorageError(f"{self.path(name)}: no such file")
+        return f"{info.size} {info.mtime_ns}"
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def open(self, name: str) -> pa.NativeFile:

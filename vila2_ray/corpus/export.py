@@ -30,7 +30,7 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
-from vila2_ray.errors import ConfigError, CorpusError
+from vila2_ray.errors import ConfigError, CorpusError, Reason
 from vila2_ray.progress import NullProgress, Progress
 from vila2_ray.schema import Status
 from vila2_ray.storage import Store
@@ -39,6 +39,7 @@ Format = Literal["webdataset", "parquet", "captions"]
 Run = Callable[[Callable[[ShardRef], dict[str, Any]], Sequence[ShardRef]], Iterable[dict[str, Any]]]
 
 _SETTINGS = "export.json"
+_BAD_IMAGE = {reason.value for reason in Reason if reason.value.endswith("image") or reason.value.startswith("image_")}
 _PROVENANCE = ("layer", "round", "specialist", "model", "checkpoint_digest")
 
 
@@ -166,7 +167,8 @@ def _fused(job: _Export, ref: ShardRef, counts: _Counts) -> Iterator[Fused]:
         texts = [("", training_text(caption["text"], job.filters)) for caption in best]
         items = fuse_texts(sample.alt_text, texts, job.fuse.rule)
         text = "\n".join(turn.text for item in items for turn in item)
-        if reason := _unusable(sample, failed, pixels) or ("" if text else "nothing_to_say"):
+        silent = not text if pixels else not best
+        if reason := _unusable(sample, failed, pixels) or ("nothing_to_say" if silent else ""):
             counts.left_out[reason] += 1
             continue
         counts.exported += 1
@@ -196,7 +198,7 @@ def _captions(
         for row in layer.read(ref.source, ref.shard).to_pylist():
             found = flags.get((row["row"], row["variant"]), [])
             tally.update([row["status"], *(f"flag {flag}" for flag in found)])
-            if row["status"] == Status.FAILED.value and (row["error"] or "").startswith("image_"):
+            if row["status"] == Status.FAILED.value and row["error"] in _BAD_IMAGE:
                 failed[row["row"]] = row["error"]
             if row["status"] != Status.CAPTIONED.value or found:
                 continue

@@ -1,6 +1,6 @@
 """The index of a corpus: one Parquet file per shard that tells its samples and where they lie.
 
-Making it is the only time that a whole shard is walked through. It is made anew for a shard whose size has changed.
+Making it is the only time that a whole shard is walked through. It is made anew for a shard that was touched or moved.
 """
 
 from __future__ import annotations
@@ -88,10 +88,11 @@ def build_index(
 
 def write_index(ref: ShardRef, columns: ColumnsConfig, store: Store) -> dict[str, str]:
     """Index one shard and write its file; the file's metadata."""
+    identity = _identity(ref, columns)  # before it is read: a change meanwhile must not pass unseen
     table = index_shard(ref, columns)
     problems = Counter(reason for reason in table["problem"].to_pylist() if reason)
     metadata = {
-        **_identity(ref, columns),
+        **identity,
         "digest": table_digest(table),
         "num_samples": str(table.num_rows),
         "num_without_alt_text": str(table["alt_text_chars"].to_pylist().count(0)),
@@ -108,13 +109,14 @@ def current_metadata(ref: ShardRef, columns: ColumnsConfig, store: Store) -> dic
 
 
 def _identity(ref: ShardRef, columns: ColumnsConfig) -> dict[str, str]:
-    """What an index depends on."""
+    """What an index depends on; the file's place and time as well, since tars are padded to sizes that soon repeat."""
     if ref.kind == "folder":
         stamp = hashlib.sha256("\n".join(ref.files).encode("utf-8", "surrogateescape")).hexdigest()
     else:
         parent, name = split_uri(ref.uri)
-        stamp = str(Store(parent).size(name))
-    return {"index_version": _VERSION, "columns": json.dumps(asdict(columns), sort_keys=True), "shard_size": stamp}
+        stamp = Store(parent).stamp(name)
+    told = {"index_version": _VERSION, "uri": ref.uri, "stamp": stamp}
+    return {**told, "columns": json.dumps(asdict(columns), sort_keys=True)}
 
 
 def _summary(all_metadata: Iterable[dict[str, str]]) -> IndexSummary:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vila2_ray.corpus.shardfiles import ShardFiles, check_rows, conform, order_of
-from vila2_ray.errors import CorpusError
+from vila2_ray.errors import CorpusError, StorageError
 from vila2_ray.schema import CAPTION
 from vila2_ray.storage import Store
 
@@ -57,12 +57,15 @@ class Parts:
         Idempotent: a file that is already there stays as it is. Raises CorpusError, and writes nothing, unless the
         parts hold every row of [0, num_rows) with variants 0 … num_variants − 1.
         """
-        if layer.has(source, shard):
-            status = layer.read(source, shard, ["status"])["status"]
-        else:
-            table = self._joined(source, shard, num_rows, num_variants)
-            layer.write(source, shard, table, metadata)
-            status = table["status"]
+        if not layer.has(source, shard):
+            try:
+                table = self._joined(source, shard, num_rows, num_variants)
+            except (CorpusError, StorageError):
+                if not layer.has(source, shard):  # else another task was faster, and is deleting the parts
+                    raise
+            else:
+                layer.write(source, shard, table, metadata)
+        status = layer.read(source, shard, ["status"])["status"]
         self.store.delete_tree(f"{source}/{shard}")
         return dict(Counter(status.to_pylist()))
 

@@ -85,7 +85,8 @@ def _entries(file: BinaryIO, num_bytes: int, columns: ColumnsConfig) -> list[_En
             if (entry := entry_for(member.name)) is None:
                 continue
             slot = _slot(split_key(member.name)[1])
-            if entry.members.setdefault(slot, member) is member and slot in ("text", "json"):
+            readable = slot in ("text", "json") and member.size <= _LIMITS[slot]
+            if entry.members.setdefault(slot, member) is member and readable:
                 entry.alt_texts[slot] = _alt_text(file, member, slot, columns)  # now, while it is in the read-ahead
     except tarheaders.DamagedError as damage:
         hit = entry_for(damage.name) or (entries[-1] if entries else None)
@@ -108,8 +109,6 @@ def _slot(ending: str) -> str:
 
 
 def _alt_text(file: BinaryIO, member: tarheaders.Member, slot: str, columns: ColumnsConfig) -> str:
-    if member.size > _LIMITS[slot]:
-        return ""
     file.seek(member.offset)
     data = file.read(member.size)
     return decode_text(data) if slot == "text" else as_alt_text(decode_fields(data).get(columns.alt_text))

@@ -152,7 +152,8 @@ def test_parquet(campaign: Campaign) -> None:
 
 
 def test_captions_alone(campaign: Campaign) -> None:
-    campaign.export("out", "captions")
+    figures = campaign.export("out", "captions")
+    assert figures["left_out"] == {"image_unreadable": 1, "no_image": 1, "nothing_to_say": 1}
     table = pq.read_table(campaign.folder / "out" / "00000.parquet")
     assert "image" not in table.column_names
     assert "alt_text" not in table.column_names

@@ -14,7 +14,7 @@ from vila2_ray.errors import Reason, SampleError
 
 MAX = 1_000_000
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
 def encode(image: Image.Image, format: str, **save: Any) -> bytes:

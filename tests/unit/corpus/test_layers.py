@@ -103,6 +103,22 @@ def test_finishing_twice_changes_nothing(build: Any, parts: Parts, layer: Layer)
     assert parts.ranges() == {}
 
 
+def test_a_faster_task_is_no_error(build: Any, parts: Parts, layer: Layer) -> None:
+    """Of two tasks that finish a shard, the other one writes and deletes the parts while this one looks for them."""
+    table = build.captions("0", range(2))
+
+    class Late(Layer):
+        asked = 0
+
+        def has(self, source: str, shard: str) -> bool:
+            self.asked += 1
+            if self.asked == 2:
+                layer.write(source, shard, table, {})
+            return super().has(source, shard)
+
+    assert parts.finish(Late(layer.store), "pretrain", "0", 2, 1, {}) == {"captioned": 2}
+
+
 def test_an_empty_shard_gets_an_empty_file(parts: Parts, layer: Layer) -> None:
     assert parts.finish(layer, "pretrain", "0", 0, 1, {}) == {}
     assert layer.read("pretrain", "0").num_rows == 0
