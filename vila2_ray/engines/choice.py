@@ -44,7 +44,7 @@ def open_engine(name: EngineName, checkpoint_folder: Path, batch_size: int, dtyp
     """
     chosen = choose_engine(name)
     if chosen == "fake":
-        return FakeEngine(batch_size, FakeBehaviour.from_environment())
+        return FakeEngine(batch_size, FakeBehaviour.read(Path(checkpoint_folder)))
     if chosen != "transformers":
         raise ConfigError("recaption.engine.name", name, "one of auto, transformers, fake")
     import torch

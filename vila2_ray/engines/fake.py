@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vila2_ray.engines.base import Generation, GenerationRequest, Key
 from vila2_ray.errors import EngineDied, Reason, SampleError
@@ -13,7 +14,7 @@ from vila2_ray.errors import EngineDied, Reason, SampleError
 
 @dataclass(frozen=True)
 class FakeBehaviour:
-    """How the fake behaves; `from_environment` reads it where only the environment reaches (an actor's process)."""
+    """How the fake behaves. `fake.json` in its "checkpoint" folder holds the fields that differ from these."""
 
     seconds_per_step: float = 0.0
     fail_image_keys: tuple[str, ...] = ()
@@ -22,17 +23,25 @@ class FakeBehaviour:
     """A step that works on one of these raises EngineDied."""
     die_after_steps: int = 0
     """The step after so many raises EngineDied; 0: never."""
+    max_deaths: int = 0
+    """So many deaths, over all processes that open this folder, then none; 0: no limit."""
+    folder: str = ""
+    """Where deaths are counted."""
 
     @classmethod
-    def from_environment(cls) -> FakeBehaviour:
-        """From VILA2_FAKE_SECONDS, VILA2_FAKE_FAIL and VILA2_FAKE_DIE (image keys, by comma), VILA2_FAKE_DIE_AFTER."""
-        env = os.environ
-        return cls(
-            seconds_per_step=float(env.get("VILA2_FAKE_SECONDS", "0")),
-            fail_image_keys=tuple(filter(None, env.get("VILA2_FAKE_FAIL", "").split(","))),
-            die_image_keys=tuple(filter(None, env.get("VILA2_FAKE_DIE", "").split(","))),
-            die_after_steps=int(env.get("VILA2_FAKE_DIE_AFTER", "0")),
-        )
+    def read(cls, folder: Path) -> FakeBehaviour:
+        """Of a folder; the defaults where it holds no fake.json. Raises TypeError for a field that does not exist."""
+        file = folder / "fake.json"
+        return cls(**json.loads(file.read_text("utf-8")), folder=str(folder)) if file.is_file() else cls()
+
+    def die(self, why: str) -> None:
+        """Raise EngineDied, unless there were deaths enough."""
+        if self.max_deaths:
+            deaths = len(list(Path(self.folder).glob("died-*")))
+            if deaths >= self.max_deaths:
+                return
+            Path(self.folder, f"died-{deaths}").touch()
+        raise EngineDied(f"the fake engine dies {why}, as it was told to")
 
 
 @dataclass
@@ -61,10 +70,9 @@ class FakeEngine:
             time.sleep(self.behaviour.seconds_per_step)
         self._num_steps += 1
         if self.behaviour.die_after_steps and self._num_steps > self.behaviour.die_after_steps:
-            raise EngineDied(f"the fake engine dies after {self.behaviour.die_after_steps} steps, as it was told to")
-        for request in batch:
-            if request.image_key in self.behaviour.die_image_keys:
-                raise EngineDied("the fake engine dies of this image, as it was told to")
+            self.behaviour.die(f"after {self.behaviour.die_after_steps} steps")
+        if any(request.image_key in self.behaviour.die_image_keys for request in batch):
+            self.behaviour.die("of an image")
         for request in batch:
             del self._pending[request.key]
         return [

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -60,17 +60,25 @@ class CaptionActor:
 
     def __init__(self, spec: ActorSpec) -> None:
         self._spec = spec
-        self._engine = open_actor_engine(spec)
+        self._opened: Engine | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.concat_tables([self._one(piece) for piece in batch.to_pylist()])
 
-    def _one(self, piece: dict) -> pa.Table:  # type: ignore[type-arg]
+    @property
+    def _engine(self) -> Engine:
+        """Opened with the first range: Ray tells of an error in a call by its type, of one in a constructor by text."""
+        if self._opened is None:
+            self._opened = open_actor_engine(self._spec)
+        return self._opened
+
+    def _one(self, piece: dict[str, Any]) -> pa.Table:
         began, plan, spec = time.monotonic(), self._spec.plan, self._spec
         source, shard, start, stop = piece["source"], piece["shard"], piece["start"], piece["stop"]
         samples = [unpack(source, shard, packed) for packed in piece.pop("samples")]
+        engine = self._engine
         try:
-            rows = caption(self._engine, samples, plan, lambda made: read_ahead(made, self._engine.batch_size))
+            rows = caption(engine, samples, plan, lambda made: read_ahead(made, engine.batch_size))
         except EngineDied as death:
             # a process whose engine is gone is of no use to the pool; Ray starts another and gives it the range again
             print(f"engine died on {shard} rows {start} to {stop - 1}: {death}", file=sys.stderr, flush=True)
@@ -91,7 +99,7 @@ class CaptionActor:
                     "not_selected": len(piece["settled"]) - piece["num_kept"],
                     "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
                     "seconds": time.monotonic() - began,
-                    "engine": f"{self._engine.name} {self._engine.version}",
+                    "engine": f"{engine.name} {engine.version}",
                 }
             ],
             schema=SUMMARY,

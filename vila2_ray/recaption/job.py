@@ -64,7 +64,7 @@ class RecaptionSummary:
     """Figures of one call; what an earlier, interrupted call did counts in `num_rows` alone."""
 
     num_rows: int
-    """Samples of the layer, whoever captioned them."""
+    """Samples of the layer, whichever call captioned them."""
     num_samples: int
     """Samples that this call went through."""
     num_captioned: int

@@ -16,13 +16,14 @@ import logging
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.annotations import RayDeprecationWarning
 
+from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
@@ -79,11 +80,27 @@ def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
     )
 
 
-def _summaries(job: RecaptionJob, work: Work, name: str) -> Any:
-    """Run the pipeline; yields a SUMMARY row (dict) per range as ranges are finished."""
-    engine = job.config.engine
-    plan = job.plan
-    pieces = windows(work.ranges, engine.max_actors)
+def _summaries(job: RecaptionJob, work: Work, name: str) -> Iterator[dict[str, Any]]:
+    """Run the pipeline; a SUMMARY row for each range as it is finished."""
+    with warnings.catch_warnings():
+        # Ray 2.60 wants named parameters, but has none for retries and restarts, which are endless if nothing is said;
+        # and copying its context warns of the context's own old fields
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = _context(job.config.engine)
+        with DataContext.current(context):
+            dataset = _dataset(job, work)
+    try:
+        with DataContext.current(context):
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield from batch.to_pylist()
+    except ray.exceptions.RayError as error:
+        raise _explained(error, name) from error
+
+
+def _context(engine: EngineConfig) -> DataContext:
+    """Ray Data's settings for one recaptioning: quiet, a block per range, and an end to every retry."""
+    for logger in ("ray.data", "ray.anyscale.data"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -92,39 +109,31 @@ def _summaries(job: RecaptionJob, work: Work, name: str) -> Any:
     context.max_errored_blocks = 0
     context.actor_init_max_retries = 1
     context.max_consecutive_actor_init_deaths = engine.max_restarts + 1
-    for logger in ("ray.data", "ray.anyscale.data"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    spec = ActorSpec(job.checkpoint_folder, engine, plan, job.parts)
+    return context
+
+
+def _dataset(job: RecaptionJob, work: Work) -> ray.data.Dataset:
+    engine = job.config.engine
+    pieces = windows(work.ranges, engine.max_actors)
     most = min(engine.max_actors, len(work.ranges))
-    try:
-        with DataContext.current(context):
-            dataset = _read(RangeSource(job.corpus, pieces, plan, job.keep), len(pieces)).map_batches(
-                CaptionActor,
-                fn_constructor_args=(spec,),
-                batch_size=1,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                compute=ActorPoolStrategy(
-                    min_size=min(engine.min_actors, most), max_size=most, max_tasks_in_flight_per_actor=2
-                ),
-                num_cpus=engine.cpus_per_actor,
-                num_gpus=engine.gpus_per_actor or None,
-                max_restarts=engine.max_restarts,
-                max_task_retries=engine.max_restarts,
-            )
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield from batch.to_pylist()
-    except ray.exceptions.RayError as error:
-        raise _explained(error, name) from error
-
-
-def _read(source: RangeSource, num_windows: int) -> ray.data.Dataset:
-    with warnings.catch_warnings():
-        # Ray 2.60 wants named parameters, but has none for max_retries, which is infinite if nothing is said
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return ray.data.read_datasource(
-            source, override_num_blocks=num_windows, ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3}
-        )
+    return ray.data.read_datasource(
+        RangeSource(job.corpus, pieces, job.plan, job.keep),
+        override_num_blocks=len(pieces),
+        ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3},
+    ).map_batches(
+        CaptionActor,
+        fn_constructor_args=(ActorSpec(job.checkpoint_folder, engine, job.plan, job.parts),),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            min_size=min(engine.min_actors, most), max_size=most, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=engine.cpus_per_actor,
+        num_gpus=engine.gpus_per_actor or None,
+        max_restarts=engine.max_restarts,
+        max_task_retries=engine.max_restarts,
+    )
 
 
 def _explained(error: BaseException, name: str) -> Vila2Error:
