@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -65,8 +67,10 @@ def read_rows(
         if file is None or file.metadata.num_rows != index.num_rows:
             raise CorpusError(ref.uri, "has changed since it was indexed", "Delete its file below index/ and run again")
         image, alt_text, key = _columns(ref, file.schema_arrow, columns)
-        names = [name for name in file.schema_arrow.names if images or name != image]
-        for start, batch in _batches(file, entries, names):
+        names = tuple(name for name in file.schema_arrow.names if images or name != image)
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    for group, first, inside in _by_group(groups, entries):
+        for start, batch in _batches(ref, names, group, first, inside[0], inside[-1]):
             data = {name: _values(batch.column(name)) for name in names}
             for number in (n for n in range(start, start + batch.num_rows) if n in entries):
                 values = {name: column[number - start] for name, column in data.items()}
@@ -116,20 +120,56 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def _batches(file: pq.ParquetFile, wanted: dict[int, Any], names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches that hold wanted rows, with the number of their first row."""
+@dataclass
+class _Cursor:
+    """Where the reading of a row group stopped: pages cannot be skipped, so the next range goes on from here."""
+
+    of: tuple[Any, ...]
+    coming: Iterator[pa.RecordBatch]
+    batch: pa.RecordBatch
+    start: int
+    """Row of the shard that `batch` begins with."""
+
+
+_kept = threading.local()
+"""`cursor`: the last one of each thread."""
+
+
+def _by_group(num_rows: list[int], wanted: dict[int, Any]) -> Iterator[tuple[int, int, list[int]]]:
+    """Number, first row and wanted rows of each row group that holds any."""
     start = 0
-    for group in range(file.num_row_groups):
-        stop = start + file.metadata.row_group(group).num_rows
-        inside = [row for row in wanted if start <= row < stop]
+    for group, size in enumerate(num_rows):
+        inside = [row for row in wanted if start <= row < start + size]
         if inside:
-            at = start
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-                if at > inside[-1]:
-                    break
-                yield at, batch
-                at += batch.num_rows
-        start = stop
+            yield group, start, inside
+        start += size
+
+
+def _batches(
+    ref: ShardRef, names: tuple[str, ...], group: int, start: int, first: int, last: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches that hold rows [first, last] of the row group that begins with row `start`, with their first rows."""
+    folder, name = split_uri(ref.uri)
+    of = (ref.uri, Store(folder).stamp(name), names, group)
+    cursor: _Cursor | None = getattr(_kept, "cursor", None)
+    _kept.cursor = None  # taken: nobody else may move it meanwhile
+    if cursor is None or cursor.of != of or cursor.start > first:
+        coming = _group_batches(ref, names, group)
+        cursor = _Cursor(of, coming, next(coming), start)
+    while True:
+        end = cursor.start + cursor.batch.num_rows
+        if end > first:
+            yield cursor.start, cursor.batch
+        if end > last:
+            break
+        cursor.batch, cursor.start = next(cursor.coming), end
+    _kept.cursor = cursor
+
+
+def _group_batches(ref: ShardRef, names: tuple[str, ...], group: int) -> Iterator[pa.RecordBatch]:
+    with _opened(ref) as file:
+        assert file is not None
+        yield from file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(names), use_threads=False)
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:

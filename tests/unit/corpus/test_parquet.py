@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vila2_ray.config import ColumnsConfig
+from vila2_ray.corpus import parquet
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import CorpusError, Reason
 
@@ -49,6 +50,26 @@ def test_only_the_needed_row_group_is_read(build: Any, tmp_path: Path) -> None:
     assert [s.alt_text for s in corpus.read("00000", range(10, 13))] == ["10", "11", "12"]
     with pytest.raises(CorpusError, match="not a readable Parquet file"):
         list(corpus.read("00000", [0]))
+
+
+def test_ranges_of_a_large_row_group_are_read_once(build: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    columns = {"image": [build.picture((i % 256, 0, 0)) for i in range(700)], "caption": [str(i) for i in range(700)]}
+    write(tmp_path, columns)
+    corpus = build.corpus(tmp_path / "s", tmp_path / "i")
+    begun = []
+    original = parquet._group_batches
+    monkeypatch.setattr(parquet, "_group_batches", lambda *args: begun.append(args[2]) or original(*args))
+    ranges = [range(start, min(start + 100, 700)) for start in range(0, 700, 100)]
+    for rows in ranges:
+        samples = list(corpus.read("00000", rows))
+        assert [(s.row, s.alt_text) for s in samples] == [(row, str(row)) for row in rows]
+        assert [s.image for s in samples] == [columns["image"][row] for row in rows]
+    assert begun == [0]
+    backwards = [next(iter(corpus.read("00000", rows))).row for rows in reversed(ranges)]  # readers that stop early
+    assert backwards == [600, 500, 400, 300, 200, 100, 0]
+    one, other = corpus.read("00000", range(600)), corpus.read("00000", range(300, 600))
+    mixed = [(next(one).row, next(other).row) for _ in range(300)]
+    assert mixed == [(i, i + 300) for i in range(300)]
 
 
 def test_the_layout_of_the_datasets_library(build: Any, tmp_path: Path) -> None:
