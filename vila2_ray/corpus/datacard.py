@@ -51,8 +51,8 @@ def render_card(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
         "## Caption layers",
         _layers(figures),
         "## Text",
-        f"Rule `{figures['fuse']['rule']}`; a sample takes the captions of the last layer above that has kept ones. "
-        "Images are byte for byte those of the source.",
+        f"Rule `{figures['fuse']['rule']}`; a sample takes the captions of the last layer above that has kept ones."
+        + (" Images are byte for byte those of the source." if figures["format"] != "captions" else ""),
         "## Filters",
         "A flagged caption is left out, its sample is not.",
         _table(["setting", "value"], [[name, value] for name, value in figures["filters"].items()]),
@@ -78,7 +78,7 @@ _DESCRIPTION = (
     "after VILA² (arXiv 2407.17453)."
 )
 _LIMITS = (
-    "The captions are machine-written: they name things that are not in the image, miss things that are, and repeat "
+    "The captions are machine-written: they may name what is not in the image, miss what is, and repeat "
     "the biases of the models and of the source. Personal data and copyright are those of its images and texts."
 )
 _FORMATS = {
