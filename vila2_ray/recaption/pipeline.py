@@ -100,12 +100,13 @@ def _summaries(job: RecaptionJob, work: Work, name: str) -> Iterator[dict[str, A
 def _context(engine: EngineConfig) -> DataContext:
     """Ray Data's settings for one recaptioning: quiet, a block per range, and an end to every retry."""
     for logger in ("ray.data", "ray.anyscale.data"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # a block is a row, a row is a range: the unit that actors take and give back
     context.target_min_block_size = 1
+    context.raise_original_map_exception = True  # else only the text of an error comes back, not its type
     context.max_errored_blocks = 0
     context.actor_init_max_retries = 1
     context.max_consecutive_actor_init_deaths = engine.max_restarts + 1
