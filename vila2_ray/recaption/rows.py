@@ -61,34 +61,34 @@ def settle(source: str, shard: str, keys: dict[int, str], kept: dict[int, list[R
 def caption(engine: Engine, samples: Iterable[Sample], plan: CaptionPlan, ahead: Ahead = iter) -> list[Row]:
     """Rows of `samples`, `num_variants` each, in their order. Images are decoded as the engine asks for them.
 
-    Raises EngineDied. Whatever is wrong with a sample becomes its failed rows.
+    Raises EngineDied. Whatever is wrong with a sample becomes its failed rows. Lets go of the samples' bytes.
     """
     order: list[Sample] = []
-    digests: dict[int, str | None] = {}
-    problems: dict[int, SampleError] = {}
+    digests: dict[tuple[str, int], str | None] = {}
+    problems: dict[tuple[str, int], SampleError] = {}
 
     def requests() -> Iterator[GenerationRequest]:
         for sample in samples:
             order.append(sample)
             digest = hashlib.sha256(sample.image).hexdigest() if sample.image else None
-            digests[sample.row] = digest
+            digests[sample.shard, sample.row] = digest
             try:
                 yield from _requests(sample, digest, plan)
             except SampleError as problem:
-                problems[sample.row] = problem
-            sample.image = None  # its pixels go on inside the requests; the bytes are no longer needed
+                problems[sample.shard, sample.row] = problem
+            sample.image = None  # its pixels go on in the requests; the bytes are no longer needed
 
     answers: dict[Key, Generation] = {answer.key: answer for answer in generate(engine, ahead(requests()))}
     rows: list[Row] = []
     for sample in order:
         for variant in range(plan.num_variants):
             row = _row(sample.source, sample.shard, sample.row, sample.sample_id, variant, Status.FAILED)
-            row["image_sha256"] = digests[sample.row]
-            if problem := problems.get(sample.row):
+            row["image_sha256"] = digests[sample.shard, sample.row]
+            if problem := problems.get((sample.shard, sample.row)):
                 rows.append(_with_problem(row, problem))
             else:
                 row["prompt_id"] = _prompt_id(sample.sample_id, variant, plan)
-                rows.append(_with_answer(row, answers[sample.row, variant]))
+                rows.append(_with_answer(row, answers[sample.shard, sample.row, variant]))
     return rows
 
 
@@ -109,7 +109,7 @@ def _requests(sample: Sample, digest: str | None, plan: CaptionPlan) -> list[Gen
     image = decode_image(sample.image, plan.max_pixels)
     return [
         GenerationRequest(
-            key=(sample.row, variant),
+            key=(sample.shard, sample.row, variant),
             image_key=str(digest),
             image=image,
             prompt=plan.prompts.text(_prompt_id(sample.sample_id, variant, plan)),
