@@ -87,10 +87,10 @@ def _lede(data: ReportData) -> str:
 
 def _figures(data: ReportData, first: RoundScores, best: RoundScores) -> tuple[Figure, ...]:
     figures = []
-    names = [data.metric, *(name for name in (*scorebook.MAIN, "words_per_caption") if name != data.metric)]
+    names = [data.metric, *(name for name in scorebook.MAIN if name != data.metric)]
+    names = [name for name in names if name in best.values][:4]
+    names += ["words_per_caption"] if "words_per_caption" in best.values and data.metric != "words_per_caption" else []
     for name in names:
-        if name not in best.values:
-            continue
         label, value = scorebook.score(name).label, scorebook.written(name, best.values[name])
         if best is first or name not in first.values:
             figures.append(Figure(label, value))
@@ -100,7 +100,7 @@ def _figures(data: ReportData, first: RoundScores, best: RoundScores) -> tuple[F
         figures.append(
             Figure(label, value, scorebook.written(name, before), gained, scorebook.is_better(name, before, after))
         )
-    return tuple(figures[:5])
+    return tuple(figures)
 
 
 _NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

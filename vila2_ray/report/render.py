@@ -27,6 +27,8 @@ from vila2_ray.report.pictures import data_uri
 
 MAX_CHARS = 2000
 """Of one text on the page; the rest is counted."""
+MAX_PANELS = 4
+"""Plots of scores; the table holds them all."""
 MAX_CONFIG_CHARS = 100_000
 
 _UNSEEN = re.compile(
@@ -119,7 +121,7 @@ def _panels(data: ReportData) -> list[dict[str, Any]]:
     wanted = [data.metric, *(name for name in scorebook.MAIN if name != data.metric)]
     chosen = [name for name in wanted if name in present] or present[:4]
     panels = []
-    for name in chosen[:6]:
+    for name in chosen[:MAX_PANELS]:
         values = [entry.values.get(name) for entry in data.scores]
         winner = _winner(data, name)
         plot = svg.line_panel(
