@@ -1,0 +1,92 @@
+"""Training under Ray Train: any number of workers, workers that die, losses that are no numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.unit.train import small
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.samples import Sample
+from vila2_ray.errors import StageFailed
+from vila2_ray.progress import NullProgress
+from vila2_ray.recipes.tiny import BASE_FOLDER
+from vila2_ray.train.trainer import run_training, train_in_process
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Heard(NullProgress):
+    """Remembers the updates."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[int, dict[str, float | str]]] = []
+
+    def update(self, done: int, **figures: float | str) -> None:
+        self.updates.append((done, figures))
+
+
+def test_two_workers_train_as_one_process_does(tmp_path: Path) -> None:
+    alone = train_in_process(small.job(tmp_path / "1", "pretrain"), NullProgress())
+    job, heard = small.job(tmp_path / "2", "pretrain", "train.num_workers=2"), Heard()
+    together = run_training(job, heard)
+    assert together.losses == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in alone.losses]
+    assert together.num_tokens == alone.num_tokens
+    weights = [load_file(tmp_path / name / "out/pretrain/model.safetensors") for name in ("1", "2")]
+    for name, tensor in weights[0].items():  # of bf16 checkpoints: a last bit may differ
+        torch.testing.assert_close(weights[1][name].float(), tensor.float(), rtol=2e-2, atol=1e-3)
+    assert heard.updates[-1][0] == together.num_steps
+    assert "loss" in heard.updates[-1][1]
+    assert job.state.list() == ["finished.json"]
+    assert run_training(job, NullProgress()) == together  # done: nothing is started
+
+
+class KillsItsReader(Corpus):
+    """The first process that reads images after a step has been saved dies, once."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "state": self.state}
+
+    def read(self, *args: Any, images: bool = True, **options: Any) -> Iterator[Sample]:
+        state: Path = self.state
+        died = state.with_name("died")
+        if images and state.name == "armed-by-first-read" and not died.exists():
+            while not (state.parent / "last.json").exists():
+                time.sleep(0.05)
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if images:
+            self.state = state.with_name("armed-by-first-read")
+        return super().read(*args, images=images, **options)
+
+
+def test_a_killed_worker_goes_on_from_the_saved_step(tmp_path: Path) -> None:
+    expected = train_in_process(small.job(tmp_path / "1", "align"), NullProgress())
+    job = small.job(tmp_path / "2", "align", "train.checkpoint_every_seconds=0.001")
+    plain = job.corpus
+    job.corpus = KillsItsReader(plain.shards, plain.index_store, plain.columns, plain.max_pixels)
+    job.corpus.state = Path(job.state.uri, "unarmed")
+    summary = run_training(job, NullProgress())
+    assert Path(job.state.uri, "died").exists()
+    assert summary.losses == [(step, pytest.approx(loss, abs=1e-5)) for step, loss in expected.losses]
+
+
+def test_a_loss_that_is_no_number_stops_the_stage_at_once(tmp_path: Path) -> None:
+    init = tmp_path / "init"
+    shutil.copytree(BASE_FOLDER, init)
+    weights = load_file(init / "model.safetensors")
+    weights["model.multi_modal_projector.linear_1.bias"][:] = float("nan")
+    save_file(weights, init / "model.safetensors", metadata={"format": "pt"})
+    job = small.job(tmp_path, "align", init=init)
+    with pytest.raises(StageFailed, match=r"step 1 of \d+: the loss is nan.*pretrain/0000"):
+        run_training(job, NullProgress())
+    assert not job.out.exists("config.json")

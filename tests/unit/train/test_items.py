@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.unit.train import small
+from vila2_ray.captions.fuse import Turn
+from vila2_ray.config import load_config
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.samples import Sample
+from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.errors import Reason, SampleError
+from vila2_ray.schema import CAPTION, VERDICT
+from vila2_ray.storage import Store
+from vila2_ray.train.items import SampleItems, StageItems, conversation_items
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus.open(str(small.write_shards(tmp_path / "pretrain")), "pretrain", Store(tmp_path / "index"))
+
+
+def layer(folder: Path, rows: list[dict[str, Any]], flagged: tuple[int, ...] = ()) -> tuple[Layer, Verdicts]:
+    """A layer and verdicts for the first shard; `rows` say what differs from a captioned row."""
+    made, judged = Layer(Store(folder / "layer")), Verdicts(Store(folder / "verdicts"))
+    for shard in ("00000", "00001"):
+        full = [
+            {
+                "status": "captioned",
+                "text": f"caption {row}.",
+                "prompt_id": "detailed",
+                **(rows[row] if shard == "00000" else {}),
+            }
+            for row in range(6)
+        ]
+        key = [
+            {"source": "pretrain", "shard": shard, "row": r, "sample_id": f"{shard}/{r:03d}", "variant": 0}
+            for r in range(6)
+        ]
+        table = [{name: None for name in CAPTION.names} | k | f for k, f in zip(key, full, strict=True)]
+        made.write("pretrain", shard, pa.Table.from_pylist(table, schema=CAPTION), {})
+        flags = [{**k, "flags": ["length"] if shard == "00000" and k["row"] in flagged else []} for k in key]
+        judged.write("pretrain", shard, pa.Table.from_pylist(flags, schema=VERDICT), {})
+    return made, judged
+
+
+def texts(items: list[SampleItems]) -> dict[int, list[tuple[str, ...]]]:
+    return {made.row: [tuple(turn.text for turn in item) for item in made.items] for made in items}
+
+
+def make(corpus: Corpus, stage: Any, layers: Any = (), **overrides: str) -> dict[int, list[tuple[str, ...]]]:
+    config = load_config("tiny", [f"{name.replace('__', '.')}={value}" for name, value in overrides.items()])
+    return texts(list(StageItems(corpus, layers, config, stage).of_shard(corpus.shards[0])))
+
+
+def test_align_is_each_alt_text_once_whatever_layers_there_are(corpus: Corpus, tmp_path: Path) -> None:
+    found = make(corpus, "align", [layer(tmp_path, [{}] * 6)], fuse__prompted="false")
+    assert found == {row: [(f"a picture of thing 0 {row}",)] for row in range(6)}
+
+
+def test_pretrain_fuses_kept_captions_and_drops_a_flagged_caption_not_its_sample(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{} for _ in range(6)]
+    rows[1] = {"status": "failed", "text": None, "error": Reason.ENGINE_ERROR.value}
+    rows[2] = {"status": "failed", "text": None, "error": Reason.IMAGE_UNREADABLE.value}
+    rows[3] = {"status": "not_selected", "text": None}
+    rows[4] = {"text": "one cat. one cat. one cat."}
+    found = make(corpus, "pretrain", [layer(tmp_path, rows, flagged=(5,))], fuse__prompted="false", fuse__rule="mixed")
+    alt = [(f"a picture of thing 0 {row}",) for row in range(6)]
+    assert found == {
+        0: [alt[0], ("caption 0.",)],
+        1: [alt[1]],  # the engine failed, the image is fine
+        3: [alt[3]],  # row 2's image is bad: it is not there at all
+        4: [alt[4], ("one cat.",)],
+        5: [alt[5]],  # flagged
+    }
+
+
+def test_pretrain_concatenates_or_asks_as_configured(corpus: Corpus, tmp_path: Path) -> None:
+    layers = [layer(tmp_path, [{}] * 6)]
+    assert make(corpus, "pretrain", layers, fuse__prompted="false", fuse__rule="concat")[0] == [
+        ("a picture of thing 0 0. caption 0.",)
+    ]
+    asked = make(corpus, "pretrain", layers, fuse__prompted="true", fuse__rule="mixed")[0]
+    assert asked == [("caption", "a picture of thing 0 0"), ("describe the image in detail.", "caption 0.")]
+    assert make(corpus, "pretrain", [], fuse__rule="mixed")[0] == [("caption", "a picture of thing 0 0")]
+
+
+def sample(conversations: Any, problem: Reason | None = None) -> Sample:
+    said = SampleError(problem, "") if problem else None
+    return Sample("sft", "0", 3, "3", None, "", {"conversations": conversations}, problem=said)
+
+
+def talk(*texts_: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts_)]
+
+
+def test_conversations_lose_their_image_mark_and_keep_their_turns() -> None:
+    made = conversation_items(sample(talk("<image>\nwhat?", "a cat", "where?", "left")))
+    assert made.has_image
+    assert made.items == [
+        (Turn("user", "what?"), Turn("assistant", "a cat"), Turn("user", "where?"), Turn("assistant", "left"))
+    ]
+
+
+def test_conversations_without_image_are_text_and_with_a_missing_one_left_out() -> None:
+    alone = conversation_items(sample(talk("hello", "hi"), Reason.NO_IMAGE))
+    assert alone.items
+    assert not alone.has_image
+    assert conversation_items(sample(talk("<image>what?", "a cat"), Reason.NO_IMAGE)).items == []
+    assert conversation_items(sample(talk("what?", "a cat"), Reason.IMAGE_UNREADABLE)).items == []
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [None, "text", [], [3], talk("only a question"), [{"from": "gpt", "value": "x"}], [{"from": "human"}]],
+)
+def test_malformed_conversations_have_no_items(conversations: Any) -> None:
+    assert conversation_items(sample(conversations)).items == []
+
+
+def test_an_unanswered_question_at_the_end_is_cut() -> None:
+    assert conversation_items(sample(talk("q", "a", "q2"))).items == [(Turn("user", "q"), Turn("assistant", "a"))]
