@@ -2,7 +2,13 @@
 
     python -m vila2_ray.recipes.tiny.base --to DIR
 
-PLACEHOLDER
+VILA² starts from a tower that can see and a language model that can talk. Here their pretraining stands in for the web's,
+and it uses the composer's truth: scenes of seeds of their own, in the styles that training may see. The tower learns
+which thing or word covers each patch (`tower`), the language model what grids of words say (`language`). The two never
+meet: the connector between them is new, and only a campaign's own data trains it.
+
+The committed folder was made so on 2026-11-22, on two busy cores in 20 minutes. `pretraining.json` in it says what was
+reached: of the patches that a thing covers, 93 % right on training styles; of whole captions of clean grids, 76 %.
 """
 
 from __future__ import annotations
@@ -80,8 +86,8 @@ def _log(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vila2_ray.recipes.tiny.base", description="Make the tiny base.")
     parser.add_argument("--to", type=Path, required=True, help="folder to write the checkpoint into")
-    parser.add_argument("--tower-steps", type=int, default=3000, help="steps of 64 composed scenes")
-    parser.add_argument("--language-steps", type=int, default=3000, help="steps of 64 grids with their texts")
+    parser.add_argument("--tower-steps", type=int, default=1600, help="steps of 64 composed scenes")
+    parser.add_argument("--language-steps", type=int, default=1800, help="steps of 64 grids with their texts")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:

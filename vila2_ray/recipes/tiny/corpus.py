@@ -77,10 +77,13 @@ def write_corpus(
                     jobs.append((path, split, seed, start, min(start + shard_size, counts[split])))
         if jobs:
             artwork.fetch()  # once, before the processes start
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(min(len(jobs), processes or os.cpu_count() or 1)) as pool:
-                for _ in pool.imap_unordered(_write_shard, jobs):
-                    pass
+            processes = min(len(jobs), processes or os.cpu_count() or 1)
+            if processes == 1:
+                for job in jobs:
+                    _write_shard(job)
+            else:
+                with multiprocessing.get_context("spawn").Pool(processes) as pool:
+                    pool.map(_write_shard, jobs, chunksize=1)
     except Vila2Error:
         raise
     except OSError as error:

@@ -150,6 +150,7 @@ def pretrain(
     seed: int = 0,
     batch_size: int = 64,
     peak_lr: float = 1.5e-3,
+    num_scored: int = 500,
     log: Callable[[str], None] = print,
 ) -> tuple[LlamaForCausalLM, dict[str, float]]:
     """Train for `num_steps`. Returns the model and the shares of caption tokens and of whole captions right."""
@@ -176,7 +177,7 @@ def pretrain(
                 f"language {(step + 1) * batch_size} sequences, {time.monotonic() - start:.0f} s, "
                 f"loss {sum(losses[-50:]) / 50:.3f}, caption tokens right {tokens:.3f}, captions {whole:.3f}"
             )
-    tokens, whole = score(model.eval(), tokenizer, 500)
+    tokens, whole = score(model.eval(), tokenizer, num_scored)
     return model, {"sequences": num_steps * batch_size, "caption_tokens": tokens, "captions": whole}
 
 

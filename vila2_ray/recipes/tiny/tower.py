@@ -68,7 +68,12 @@ def scenes(seed: str, num: int, *, heldout: bool = False) -> tuple[torch.Tensor,
 
 
 def pretrain(
-    num_steps: int, seed: int = 0, batch_size: int = 64, peak_lr: float = 1e-3, log: Callable[[str], None] = print
+    num_steps: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    peak_lr: float = 1e-3,
+    num_scored: int = 1000,
+    log: Callable[[str], None] = print,
 ) -> tuple[SiglipVisionModel, dict[str, float]]:
     """Train for `num_steps`. Returns the tower and the shares of patches right, on training and held-out styles."""
     torch.manual_seed(seed)
@@ -99,7 +104,7 @@ def pretrain(
     tower.eval()
     with torch.no_grad():
         for split in ("train", "heldout"):
-            pixels, labels = scenes(f"tower/{split}/{seed}/score", 1000, heldout=split == "heldout")
+            pixels, labels = scenes(f"tower/{split}/{seed}/score", num_scored, heldout=split == "heldout")
             right = head(_features(tower, pixels)).argmax(-1) == labels
             things, words = (labels > 0) & (labels <= len(NAMES)), labels > len(NAMES)
             scores |= {f"{split}_things": right[things].float().mean().item()}
