@@ -2,7 +2,7 @@
 
     python -m vila2_ray.recipes.tiny.base --to DIR
 
-VILA² starts from a tower that can see and a language model that can talk. Here their pretraining stands in for the web's,
+VILA² starts from a tower that can see and a language model that can talk. Pretraining stands in for the web's here,
 and it uses the composer's truth: scenes of seeds of their own, in the styles that training may see. The tower learns
 which thing or word covers each patch (`tower`), the language model what grids of words say (`language`). The two never
 meet: the connector between them is new, and only a campaign's own data trains it.
