@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vila2_ray.config import ColumnsConfig
-from vila2_ray.corpus.samples import Sample, as_alt_text, decode_fields, decode_text, problem_of
+from vila2_ray.corpus.samples import Sample, decode_fields, problem_of, split_alt_text
 from vila2_ray.corpus.shards import IMAGE_ENDINGS, ShardRef, ending
 from vila2_ray.errors import Reason, SampleError
 from vila2_ray.schema import INDEX
@@ -58,10 +58,8 @@ def read_rows(
 def _texts(store: Store, row: dict[str, Any], columns: ColumnsConfig) -> tuple[str, dict[str, Any]]:
     """Alt text and extra fields of the picture of an index row."""
     fields = decode_fields(_beside(store, row, "json")) if row.get("json_bytes") is not None else {}
-    told = fields.pop(columns.alt_text, None)
-    if row.get("text_bytes") is not None:
-        return decode_text(_beside(store, row, "text")), fields
-    return as_alt_text(told), fields
+    text = _beside(store, row, "text") if row.get("text_bytes") is not None else None
+    return split_alt_text(text, fields, columns.alt_text)
 
 
 def _beside(store: Store, row: dict[str, Any], slot: str) -> bytes:

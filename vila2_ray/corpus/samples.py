@@ -65,6 +65,18 @@ def as_alt_text(value: object) -> str:
     return "" if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
+def split_alt_text(text: bytes | None, fields: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """Alt text of a sample and its other fields, from its text file (None: there is none) and its JSON fields.
+
+    The JSON field `name` is the alt text where there is no text file; beside one it is kept if it says something else.
+    """
+    told = as_alt_text(fields.get(name))
+    alt_text = told if text is None else decode_text(text)
+    if told in ("", alt_text):
+        fields = {key: value for key, value in fields.items() if key != name}
+    return alt_text, fields
+
+
 def problem_of(row: dict[str, Any]) -> SampleError | None:
     """The problem that a row of an index records."""
     return SampleError(Reason(row["problem"]), row["problem_detail"] or "") if row["problem"] else None

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from vila2_ray.config import ColumnsConfig
 from vila2_ray.corpus import tarheaders
-from vila2_ray.corpus.samples import Sample, as_alt_text, decode_fields, decode_text, problem_of
+from vila2_ray.corpus.samples import Sample, as_alt_text, decode_fields, decode_text, problem_of, split_alt_text
 from vila2_ray.corpus.shards import IMAGE_ENDINGS, ShardRef
 from vila2_ray.errors import CorpusError, Reason
 from vila2_ray.schema import INDEX
@@ -194,8 +194,8 @@ def _fetch(file: pa.NativeFile, members: list[tuple[int, int]], ref: ShardRef) -
 
 
 def _sample(ref: ShardRef, row: dict[str, Any], parts: dict[str, bytes], columns: ColumnsConfig) -> Sample:
-    text, fields = parts.get("text"), decode_fields(parts.get("json", b""))
-    told = fields.pop(columns.alt_text, None)
+    fields = decode_fields(parts.get("json", b""))
+    alt_text, extra = split_alt_text(parts.get("text"), fields, columns.alt_text)
     truth = parts.get("truth")
     return Sample(
         source=ref.source,
@@ -203,8 +203,8 @@ def _sample(ref: ShardRef, row: dict[str, Any], parts: dict[str, bytes], columns
         row=row["row"],
         key=row["key"],
         image=parts.get("image"),
-        alt_text=decode_text(text) if text is not None else as_alt_text(told),
-        extra=fields,
+        alt_text=alt_text,
+        extra=extra,
         truth=decode_fields(truth) if truth is not None else None,
         problem=problem_of(row),
     )

@@ -162,7 +162,7 @@ def score_answers(answers: Iterable[tuple[str, str, str]]) -> dict[str, float]:
 
 def normalise_answer(answer: str) -> str:
     """Lower-case, without articles, prepositions of place and punctuation: `At the top-left.` → `top left`."""
-    words = re.findall(r"[a-z0-9]+", answer.lower())
+    words = re.findall(r"\w+", answer.casefold())
     return " ".join(word for word in words if word not in {"a", "an", "the", "at", "in", "on"})
 
 

@@ -22,7 +22,7 @@ def test_pictures_and_the_texts_beside_them(build: Any, tmp_path: Path) -> None:
     assert [s.alt_text for s in samples.values()] == ["the first", "the third", "", ""]
     assert samples["sub/three"].extra == {"n": 3}
     assert samples["sub/three"].truth == {"objects": []}
-    assert samples["two"].extra == {"license": "CC0"}
+    assert samples["two"].extra == {"caption": "the second", "license": "CC0"}
     assert samples["two"].image == (album / "two.jpg").read_bytes()
     assert all(corpus.decode(s).size == (8, 6) for s in samples.values())
 
