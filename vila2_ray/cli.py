@@ -150,6 +150,26 @@ def export(
 
 
 @app.command()
+def recaption(
+    checkpoint: Annotated[str, typer.Option(help="A Hugging Face folder of any vision-language model.")],
+    corpus: Annotated[str, typer.Option(help="Shards or a folder of pictures: a folder, glob or file.")],
+    to: Annotated[str, typer.Option(help="Folder to write to.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Take prompts and sampling from a recipe.")] = "",
+    sample: Annotated[int, typer.Option(min=0, help="First caption so many, show some, and say what all take.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on after --sample without asking.")] = False,
+) -> None:
+    """Caption a corpus with any model: no training, no campaign. Goes on where it was interrupted."""
+    from vila2_ray.cli_recaption import recaption_here
+    from vila2_ray.config import load_config
+    from vila2_ray.recaption.alone import AloneJob
+
+    config = load_config(recipe, overrides)
+    given = config.corpus.columns, config.corpus.max_pixels, config.seed
+    recaption_here(AloneJob(checkpoint, corpus, to, config.recaption, *given), config, sample, yes)
+
+
+@app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""
     from vila2_ray.config import load_config, recipe_names

@@ -331,7 +331,7 @@ def recipe_names() -> list[str]:
 
 
 def load_config(recipe: str = "tiny", overrides: list[str] | None = None) -> Config:
-    """Resolve `recipe` (a shipped name or a YAML file) and `key=value` overrides.
+    """Resolve `recipe` (a shipped name, a YAML file, or "" for the defaults alone) and `key=value` overrides.
 
     Raises ConfigError naming the field, its value and what would be right.
     """
@@ -388,6 +388,8 @@ def _recipe_yaml(recipe: str) -> Any:
     import yaml
     from omegaconf import OmegaConf
 
+    if not recipe:
+        return OmegaConf.create()
     if recipe in recipe_names():
         return OmegaConf.create(resources.files("vila2_ray.recipes").joinpath(f"{recipe}.yaml").read_text("utf-8"))
     path = Path(recipe)

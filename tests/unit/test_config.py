@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ def test_the_command_line_wins_over_the_recipe_and_that_over_defaults(tmp_path: 
     assert (config.campaign, config.seed, config.rounds.max) == ("there", 3, 1)
     assert config.train.align.trained == ("connector", "vision")
     assert config.rounds.fraction == Config().rounds.fraction
+
+
+def test_without_a_recipe_there_are_the_defaults() -> None:
+    assert load_config("", ["seed=1"]) == dataclasses.replace(Config(), seed=1)
 
 
 def test_an_empty_value_empties_a_field() -> None:
