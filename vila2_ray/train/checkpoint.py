@@ -1,8 +1,8 @@
 """Resumable training state, and the finished checkpoint folder.
 
-State is one safetensors file (trained parameters, AdamW moments) and a JSON marker that names it, written last; both whole or
-not at all. Nothing pickled is written or read. The marker carries the key of the work that it belongs to, so state of other
-work in the same folder is never continued.
+State is one safetensors file (trained parameters, AdamW moments) and a JSON marker that names it, written last; both
+whole or not at all. Nothing pickled is written or read. The marker carries the key of the work that it belongs to, so
+state of other work in the same folder is never continued.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def export_folder(
 ) -> str:
     """Write the finished Hugging Face folder to `out`; its digest. `model` is left with its rounded weights in float32.
 
-    Weights are saved in `dtype`. The folder is first written under `scratch` (a local folder), loaded again, and compared
-    with the rounded model on one input before it goes to `out`.
+    Weights are saved in `dtype`. The folder is first written under `scratch` (a local folder), loaded again, and
+    compared with the rounded model on one input before it goes to `out`.
     Raises CheckpointError when what was loaded answers differently.
     """
     local = scratch / f"export-{uuid.uuid4().hex}"
@@ -132,7 +132,9 @@ def export_folder(
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Round the parameters. Buffers (rotary frequencies) stay: they are not saved, and loading computes them in float32."""
+    """Round the parameters. Buffers (rotary frequencies) stay: they are not saved, and loading computes them in
+    float32.
+    """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 

@@ -1,8 +1,8 @@
 """Sequences of items → one padded batch.
 
-With one item per sequence nothing but the causal mask is needed: padding stands at the end, where no real token looks and
-where nothing is learned. Packed sequences restart their positions at every item, and a block-diagonal causal mask keeps
-items apart.
+With one item per sequence nothing but the causal mask is needed: padding stands at the end, where no real token looks
+and where nothing is learned. Packed sequences restart their positions at every item, and a block-diagonal causal mask
+keeps items apart.
 """
 
 from __future__ import annotations

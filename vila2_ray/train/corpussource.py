@@ -1,4 +1,4 @@
-"""The real source of training data: a corpus with its layers, tokenized shard by shard, images decoded when asked for."""
+"""The real source of training data: a corpus with its layers, tokenized by shard, images decoded when asked for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The model as the loop sees it: a batch in, the summed loss out; and the cache of a frozen tower's outputs.
 
-A LLaVA-like model is split after its vision tower, so that the tower runs once per image and, when it is frozen, once per
-stage. Other families go through their own forward pass, tower included.
+A LLaVA-like model is split after its vision tower, so that the tower runs once per image and, when it is frozen, once
+per stage. Other families go through their own forward pass, tower included.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class LossModule(nn.Module):
 class FeatureCache:
     """Outputs of a frozen tower by image, up to a number of bytes; what came first stays.
 
-    Nothing is evicted: epochs repeat the same images, and evicting the oldest would lose each one just before it is used.
+    Nothing is evicted: epochs repeat the same images, and evicting the oldest would lose each one just before it is
+    used.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -85,7 +85,9 @@ class StageItems:
         return Prompts((), self.config.recaption.prompts)
 
     def _captions(self, shard: ShardRef) -> tuple[dict[int, list[tuple[str, str]]], set[int]]:
-        """Row → kept (prompt, caption) pairs in the order of layers and variants; rows whose image some layer found bad."""
+        """Row → kept (prompt, caption) pairs in the order of layers and variants; rows whose image some layer found
+        bad.
+        """
         kept: dict[int, list[tuple[str, str]]] = {}
         bad: set[int] = set()
         if self.stage != "pretrain":

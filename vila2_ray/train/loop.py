@@ -1,8 +1,8 @@
 """The training loop in plain torch: one process, or one rank of a world.
 
-`fit` walks through the steps of a pack plan. Each step: this rank's micro-batches forward and backward, the loss divided by
-the supervised tokens of the whole step, gradients clipped, AdamW, cosine. The same plan, weights and stage give the same
-curve whatever the number of ranks and the micro-batch size, and after any interruption.
+`fit` walks through the steps of a pack plan. Each step: this rank's micro-batches forward and backward, the loss
+divided by the supervised tokens of the whole step, gradients clipped, AdamW, cosine. The same plan, weights and stage
+give the same curve whatever the number of ranks and the micro-batch size, and after any interruption.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def _not_a_number(loss: float, step: int, plan: PackPlan) -> str:
     names = [f"{k.source}/{k.shard}/{k.row}" for n in rank_slice(step, plan.batch_size, 0, 1) for k in plan.sequence(n)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return (
-        f"training stopped at step {step + 1} of {plan.num_steps}: the loss is {loss}. Samples of the step (source/shard/row): "
-        f"{shown}. A lower train.<stage>.peak_lr or a longer warm-up usually helps; or leave the samples out"
+        f"training stopped at step {step + 1} of {plan.num_steps}: the loss is {loss}. Samples of the step "
+        f"(source/shard/row): {shown}. A lower train.<stage>.peak_lr or a longer warm-up usually helps; or leave the "
+        "samples out"
     )

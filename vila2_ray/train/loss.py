@@ -1,6 +1,7 @@
 """The training loss: cross-entropy summed over supervised tokens, divided by their number in the whole optimizer step.
 
-Dividing once, by the number over all ranks and micro-batches, makes the gradient that of one big batch however it is cut.
+Dividing once, by the number over all ranks and micro-batches, makes the gradient that of one big batch however it is
+cut.
 """
 
 from __future__ import annotations

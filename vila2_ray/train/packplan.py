@@ -1,9 +1,10 @@
 """The pack plan: which items make which training sequence, from token lengths alone. Pure: numpy and pyarrow, no torch.
 
-An epoch goes through the shards in a new order, in windows of `shuffle_window` samples. Inside a window items are shuffled
-and packed greedily into sequences; runs of eight steps' worth of sequences are sorted by length, so that a step holds
-sequences of similar length and pads little; then the window's steps are shuffled. What does not fill a step waits for the
-next window. Step t is the sequences [t·G, (t+1)·G) whatever the number of ranks, so a step number is all that resuming needs.
+An epoch goes through the shards in a new order, in windows of `shuffle_window` samples. Inside a window items are
+shuffled and packed greedily into sequences; runs of eight steps' worth of sequences are sorted by length, so that a
+step holds sequences of similar length and pads little; then the window's steps are shuffled. What does not fill a step
+waits for the next window. Step t is the sequences [t·G, (t+1)·G) whatever the number of ranks, so a step number is all
+that resuming needs.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Place:
     def attention(self) -> str:
         """transformers' name of the attention to train with.
 
-        torch's fused attention is the choice, except in bfloat16 on processors: there its backward pass took six times as
-        long as plain matrix products (32 × 6 heads × 48 tokens, torch 2.13).
+        torch's fused attention is the choice, except in bfloat16 on processors: there its backward pass took six times
+        as long as plain matrix products (32 × 6 heads × 48 tokens, torch 2.13).
         """
         return "eager" if self.device.type == "cpu" and self.compute_dtype == torch.bfloat16 else "sdpa"
 

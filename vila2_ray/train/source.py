@@ -46,7 +46,7 @@ class Source(Protocol):
         """In the order of the keys."""
 
     def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
-        """[3, H, W] float32 each, as the model's image processor makes them; None for an image that cannot be decoded."""
+        """[3, H, W] float32 each, as the model's image processor makes them; None where an image cannot be decoded."""
 
 
 class MemorySource:

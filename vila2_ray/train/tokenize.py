@@ -1,8 +1,8 @@
 """Training items → token ids and supervision, with the checkpoint's own tokenizer and chat template.
 
 The prompt part of an item is exactly what an engine feeds for the same prompt: template, special tokens and image
-placeholders alike. Each turn is tokenized by itself, so that no token spans prompt and answer. Supervised are the assistant's
-turns up to and with the token that ends them, or all text of an item without a question.
+placeholders alike. Each turn is tokenized by itself, so that no token spans prompt and answer. Supervised are the
+assistant's turns up to and with the token that ends them, or all text of an item without a question.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ItemTokenizer:
     """Holds a processor whose images all take the same number of tokens.
 
-    Raises CheckpointError for a processor without chat template, and for families whose image tokens depend on the image's size.
+    Raises CheckpointError for a processor without chat template, and for families whose image tokens depend on the
+    image's size.
     """
 
     def __init__(self, processor: ProcessorMixin, max_length: int) -> None:

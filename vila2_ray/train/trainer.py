@@ -1,8 +1,9 @@
 """One training stage, whole: pack plan, training under Ray Train, the finished checkpoint folder.
 
 `run_training` starts `num_workers` ranks with Ray Train's TorchTrainer; `train_in_process` does the same work in this
-process. Both can be killed at any moment and started again: the plan is read back, the loop goes on at the saved step, and a
-stage that is finished says so at once. Where the ranks run is Ray Train's business, what they do is `work.train_rank`'s.
+process. Both can be killed at any moment and started again: the plan is read back, the loop goes on at the saved step,
+and a stage that is finished says so at once. Where the ranks run is Ray Train's business, what they do is
+`work.train_rank`'s.
 """
 
 from __future__ import annotations

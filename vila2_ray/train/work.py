@@ -28,7 +28,7 @@ _PLAN, _FINISHED = "plan.parquet", "finished.json"
 
 
 def open_source(job: TrainingJob) -> CorpusSource:
-    """The job's data. Pixels are kept for a tower that trains; a frozen tower's outputs are kept instead (`features`)."""
+    """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`)."""
     tokenizer = ItemTokenizer(load_processor(job.init_folder), job.settings.max_length)
     items = StageItems(job.corpus, job.layers, job.config, job.stage)
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0

@@ -85,7 +85,7 @@ def _png(color: tuple[int, int, int]) -> bytes:
 def write_shards(
     folder: Path, num_shards: int = 2, size: int = 6, *, sft: bool = False, bad: int | None = None
 ) -> Path:
-    """Tar shards of coloured squares. `bad`: row of the first shard whose image passes for a PNG but cannot be decoded."""
+    """Tar shards of coloured squares. `bad`: row of the first shard whose image passes for a PNG but is none."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(num_shards):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
