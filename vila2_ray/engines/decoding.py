@@ -1,7 +1,7 @@
 """Two ways to run a vision-language model forward until every row has ended.
 
 `decode_lean` is for LLaVA-like models: images are encoded once each, however many prompts are asked about them, keys
-and values lie in buffers that never move, and rows that have ended leave the batch. `decode_any` is transformers' own
+and values are seldom copied, and rows that have ended leave the batch. `decode_any` is transformers' own
 `generate`, for every other family.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -18,40 +19,50 @@ from vila2_ray.engines.choosing import TokenChooser
 LEAN_FAMILIES = ("vila", "llava")
 """Model types whose image features replace placeholder tokens one for one, with ordinary position numbers."""
 
+_BLOCK = 16
+"""Tokens by which the buffers of keys and values grow."""
+
 _COMPACT_BELOW = 0.8
 """Rows that have ended are dropped once the others are fewer than this share."""
 
 
-class PreallocatedLayer(DynamicLayer):
-    """Keys and values in buffers of their final size [rows, heads, capacity, width]: appending copies nothing old."""
+class BlockLayer(DynamicLayer):
+    """Keys and values in buffers [rows, heads, slots, width] that grow by blocks: few copies, and always contiguous.
 
-    def __init__(self, capacity: int) -> None:
+    Slots that are not yet taken hold zeros and lie in the future of every query, where the causal mask hides them.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._capacity, self._length = capacity, 0
-        self._key_buffer = self._value_buffer = torch.empty(0)
+        self._length = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            rows, heads, _, width = key_states.shape
-            self._key_buffer = key_states.new_empty(rows, heads, self._capacity, width)
-            self._value_buffer = value_states.new_empty(rows, heads, self._capacity, value_states.shape[-1])
+            self.keys, self.values = key_states, value_states
+            self._length = key_states.shape[-2]
+            return key_states, value_states
         end = self._length + key_states.shape[-2]
-        self._key_buffer[:, :, self._length : end] = key_states
-        self._value_buffer[:, :, self._length : end] = value_states
+        if end > self.keys.shape[-2]:
+            missing = _slots(end) - self.keys.shape[-2]
+            self.keys, self.values = pad(self.keys, (0, 0, 0, missing)), pad(self.values, (0, 0, 0, missing))
+        self.keys[:, :, self._length : end] = key_states
+        self.values[:, :, self._length : end] = value_states
         self._length = end
-        self._narrow()
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
-        self._narrow()
+    def get_seq_length(self) -> int:
+        return self._length
 
-    def _narrow(self) -> None:
-        self.keys = self._key_buffer[:, :, : self._length]
-        self.values = self._value_buffer[:, :, : self._length]
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Slots that attention sees, and the position of the first."""
+        return (_slots(self._length + query_length) if self._length else query_length), 0
+
+
+def _slots(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK
 
 
 def encode_images(model: Any, pixel_values: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -80,9 +91,9 @@ def decode_lean(
     placeholder = (input_ids == model.config.image_token_id).unsqueeze(-1)
     embeds = embeds.masked_scatter(placeholder, image_tokens[image_of_row].to(embeds.dtype))
     padded = bool((attention_mask == 0).any())
-    mask = torch.cat([attention_mask, attention_mask.new_ones(num_rows, chooser.sampling.max_tokens)], dim=1)
+    mask = pad(attention_mask, (0, chooser.sampling.max_tokens + _BLOCK), value=1)
     position = attention_mask.cumsum(1) - 1
-    cache = Cache(layers=[PreallocatedLayer(mask.shape[1]) for _ in range(text_config.num_hidden_layers)])
+    cache = Cache(layers=[BlockLayer() for _ in range(text_config.num_hidden_layers)])
     rows = torch.arange(num_rows, device=input_ids.device)
     attention = _Attention(model)
     try:
@@ -107,7 +118,7 @@ def decode_lean(
             position, length = position + 1, length + 1
             output = model(
                 input_ids=token[:, None],
-                attention_mask=mask[:, :length] if padded else None,
+                attention_mask=mask[:, : _slots(length)] if padded else None,
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,
