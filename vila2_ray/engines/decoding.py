@@ -7,6 +7,8 @@ and values are seldom copied, and rows that have ended leave the batch. `decode_
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ LEAN_FAMILIES = ("vila", "llava")
 
 _BLOCK = 16
 """Tokens by which the buffers of keys and values grow."""
+
+_FEW_TOKENS = 128
 
 _COMPACT_BELOW = 0.8
 """Rows that have ended are dropped once the others are fewer than this share."""
@@ -46,8 +50,7 @@ class BlockLayer(DynamicLayer):
             return key_states, value_states
         end = self._length + key_states.shape[-2]
         if end > self.keys.shape[-2]:
-            missing = _slots(end) - self.keys.shape[-2]
-            self.keys, self.values = pad(self.keys, (0, 0, 0, missing)), pad(self.values, (0, 0, 0, missing))
+            self.keys, self.values = _grown(self.keys, _slots(end)), _grown(self.values, _slots(end))
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
@@ -61,13 +64,21 @@ class BlockLayer(DynamicLayer):
         return (_slots(self._length + query_length) if self._length else query_length), 0
 
 
+def _grown(states: torch.Tensor, slots: int) -> torch.Tensor:
+    rows, heads, length, width = states.shape
+    return torch.cat([states, states.new_zeros(rows, heads, slots - length, width)], dim=2)
+
+
 def _slots(length: int) -> int:
     return -(-length // _BLOCK) * _BLOCK
 
 
 def encode_images(model: Any, pixel_values: torch.Tensor, chunk: int) -> torch.Tensor:
     """Image tokens [images, tokens, C] of `pixel_values` [images, 3, H, W], `chunk` images at a time."""
-    parts = [model.get_image_features(pixel_values=part).pooler_output for part in pixel_values.split(chunk)]
+    tower = model.model.vision_tower
+    few = (getattr(tower.config, "image_size", 0) // getattr(tower.config, "patch_size", 1)) ** 2 <= _FEW_TOKENS
+    with written_out(tower, model.device) if few else contextlib.nullcontext():
+        parts = [model.get_image_features(pixel_values=part).pooler_output for part in pixel_values.split(chunk)]
     return torch.stack([image for part in parts for image in part])
 
 
@@ -95,8 +106,8 @@ def decode_lean(
     position = attention_mask.cumsum(1) - 1
     cache = Cache(layers=[BlockLayer() for _ in range(text_config.num_hidden_layers)])
     rows = torch.arange(num_rows, device=input_ids.device)
-    attention = _Attention(model)
-    try:
+    language = model.model.language_model
+    with written_out(language, model.device) if length <= _FEW_TOKENS else contextlib.nullcontext():
         output = model(
             inputs_embeds=embeds,
             attention_mask=attention_mask if padded else None,
@@ -105,8 +116,8 @@ def decode_lean(
             use_cache=True,
             logits_to_keep=1,
         )
-        position = position[:, -1:]
-        attention.for_single_tokens()
+    position = position[:, -1:]
+    with written_out(language, model.device):
         while True:
             token = chooser.choose(output.logits[:, -1], rows)
             going = chooser.going(rows)
@@ -123,25 +134,20 @@ def decode_lean(
                 past_key_values=cache,
                 use_cache=True,
             )
+
+
+@contextlib.contextmanager
+def written_out(part: Any, device: torch.device) -> Iterator[None]:
+    """On a CPU, attention among few tokens, or of one, is faster written out than in the fused kernel."""
+    usual = part.config._attn_implementation
+    if device.type != "cpu" or usual != "sdpa":
+        yield
+        return
+    part.set_attn_implementation("eager")
+    try:
+        yield
     finally:
-        attention.restore()
-
-
-class _Attention:
-    """On a CPU, attention of one query is faster written out than in the fused kernel; of many it is not."""
-
-    def __init__(self, model: Any) -> None:
-        self._language = model.model.language_model
-        self._usual = self._language.config._attn_implementation
-        self._switch = model.device.type == "cpu" and self._usual == "sdpa"
-
-    def for_single_tokens(self) -> None:
-        if self._switch:
-            self._language.set_attn_implementation("eager")
-
-    def restore(self) -> None:
-        if self._switch:
-            self._language.set_attn_implementation(self._usual)
+        part.set_attn_implementation(usual)
 
 
 class _Forced(LogitsProcessor):

@@ -8,12 +8,13 @@ batches they are equal in both. Recaptioning therefore never batches across row 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -23,6 +24,12 @@ from vila2_ray.engines.choosing import RowResult, TokenChooser
 from vila2_ray.engines.decoding import LEAN_FAMILIES, decode_any, decode_lean, encode_images
 from vila2_ray.errors import EngineDied, Reason, SampleError
 from vila2_ray.model.loading import load_model, load_processor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h; 32 MiB is the most that it takes for the second."""
 
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
@@ -46,6 +53,8 @@ class TransformersEngine:
         processor = load_processor(folder)
         processor.tokenizer.padding_side = "left"
         model = load_model(folder, dtype).to(device)
+        if device == "cpu":
+            keep_freed_memory()
         engine = cls(model, processor, batch_size)
         if engine._is_lean:
             skip_unread_layers(model)
@@ -122,22 +131,24 @@ class TransformersEngine:
         device, dtype = self.model.device, self.model.dtype
         images = {request.image_key: request.image for request in batch}
         place = {key: number for number, key in enumerate(images)}
-        pixels = self.processor.image_processor(list(images.values()), return_tensors="pt")["pixel_values"]
+        pixels = self._pixels(list(images.values()))
         with torch.inference_mode():
             # a CPU's caches hold the activations of a few images, an accelerator wants many
-            tokens = encode_images(self.model, pixels.to(device, dtype), chunk=16 if device.type == "cpu" else 128)
-        mark = self.processor.image_token
-        expanded = [text.replace(mark, mark * tokens.shape[1]) for text in texts]
+            tokens = encode_images(self.model, pixels.to(device, dtype), chunk=32 if device.type == "cpu" else 128)
+        mark, distinct = self.processor.image_token, {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        expanded = [text.replace(mark, mark * tokens.shape[1]) for text in distinct]
         encoded = self.processor.tokenizer(expanded, padding=True, add_special_tokens=special, return_tensors="pt")
+        text_of_row = torch.tensor([distinct[text] for text in texts])
         image_of_row = torch.tensor([place[request.image_key] for request in batch], device=device)
-        decode_lean(
-            self.model,
-            encoded["input_ids"].to(device),
-            encoded["attention_mask"].to(device),
-            tokens,
-            image_of_row,
-            chooser,
-        )
+        ids, mask = encoded["input_ids"][text_of_row], encoded["attention_mask"][text_of_row]
+        decode_lean(self.model, ids.to(device), mask.to(device), tokens, image_of_row, chooser)
+
+    def _pixels(self, images: list[Image]) -> torch.Tensor:
+        """What the tower takes, [images, 3, H, W]. Resizing to the size that all have already would only cost time."""
+        prepare = self.processor.image_processor
+        wanted = (prepare.size.get("width"), prepare.size.get("height"))
+        settings = {"do_resize": False} if all(image.size == wanted for image in images) else {}
+        return prepare(images, return_tensors="pt", **settings)["pixel_values"]
 
     @property
     def _is_lean(self) -> bool:
@@ -154,6 +165,14 @@ class TransformersEngine:
 
     def _pad_id(self) -> int:
         return int(self.processor.tokenizer.pad_token_id or 0)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: activations of some MB are else mapped and zeroed anew each time, a tenth of all."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries decide for themselves
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
 
 
 def skip_unread_layers(model: Any) -> None:
