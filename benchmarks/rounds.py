@@ -1,17 +1,18 @@
 """Do rounds of self-augmentation pay? Three seeds, two controls matched in tokens, and an oracle as the ceiling.
 
-For each seed a corpus is composed and a campaign of up to three rounds is run on it, as `make run` does. Then, from the same
-aligned base:
+For each seed a corpus is composed and a campaign of up to three rounds is run on it, as `make run` does. Then, from the
+same aligned base:
 
-- *control alt text*: VLM_0, its pretraining prolonged on raw alt text by all tokens that the rounds up to the best one spent;
+- *control alt text*: VLM_0, its pretraining prolonged on raw alt text by all tokens that the rounds up to the best one
+  spent;
 - *control SFT*: VLM_0, its SFT prolonged by the same number of tokens;
 - *oracle*: one round's training on true captions instead of recaptions.
 
     python benchmarks/rounds.py --seeds 0 1 2 --to benchmarks/results
 
-Scores are of the held-out scenes, by truth that no training sees. Finished parts are kept under `--work`, so the benchmark
-resumes; several processes may work on different seeds. The last line is one JSON object: for each figure the minimum over
-the seeds.
+Scores are of the held-out scenes, by truth that no training sees. Finished parts are kept under `--work`, so the
+benchmark resumes; several processes may work on different seeds. The last line is one JSON object: for each figure the
+minimum over the seeds.
 """
 
 from __future__ import annotations
@@ -235,7 +236,8 @@ def main() -> None:
             + " ".join(map(str, args.seeds))
             + "".join(f" {o}" for o in args.overrides)
         )
-        head = f"# Rounds, {date.today().isoformat()}\n\n`{command}` on {_processor()}, {len(results)} seeds; median (min–max).\n\n"
+        made = f"`{command}` on {_processor()}, {len(results)} seeds; median (min–max)."
+        head = f"# Rounds, {date.today().isoformat()}\n\n{made}\n\n"
         (args.to / "rounds.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
         (args.to / "rounds.json").write_text(json.dumps({"figures": last, "seeds": results}, indent=1) + "\n", "utf-8")
     print(json.dumps(last))

@@ -1,7 +1,8 @@
 """Arrow schemas of every table that the project writes, and the closed sets that their columns draw from.
 
-A sample's key is (`source`, `shard`, `row`): `source` is the corpus's name in the configuration, `shard` the shard file's
-name without its ending, `row` the sample's position in the shard from 0. `sample_id` is `<shard>/<key>`, for people.
+A sample's key is (`source`, `shard`, `row`): `source` is the corpus's name in the configuration, `shard` the shard
+file's name without its ending, `row` the sample's position in the shard from 0. `sample_id` is `<shard>/<key>`, for
+people.
 """
 
 from __future__ import annotations

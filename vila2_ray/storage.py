@@ -1,8 +1,9 @@
 """Folders on any filesystem: listing, ranged reads, atomic writes, conditional writes.
 
-Everything the project stores goes through `Store`. A write is seen whole or not at all: locally by a temporary name and a
-rename, on S3 because an object appears only when its upload is complete. Conditional writes (the lease, promotion) compare
-the version that the caller has seen: a file lock and a content hash locally, `If-Match` / `If-None-Match` on S3.
+Everything the project stores goes through `Store`. A write is seen whole or not at all: locally by a temporary name and
+a rename, on S3 because an object appears only when its upload is complete. Conditional writes (the lease, promotion)
+compare the version that the caller has seen: a file lock and a content hash locally, `If-Match` / `If-None-Match` on
+S3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import posixpath
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _glob_pattern(pattern: str) -> re.Pattern[str]:
 
 
 class Store:
-    """A folder. Names are relative to it, with forward slashes. Cheap to make and to pickle; opens nothing by itself."""
+    """A folder. Names are relative to it, with forward slashes. Cheap to make and pickle; opens nothing by itself."""
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.uri = absolute(os.fspath(uri))
@@ -175,9 +176,9 @@ class Store:
         with self.open(name) as file, self._said(name):
             return bytes(file.read_at(length, offset))
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         with self.open(name) as file, self._parquet(name):
-            return pq.ParquetFile(file).read(columns=columns)
+            return pq.ParquetFile(file).read(columns=None if columns is None else [*columns])
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key–value metadata of a Parquet file that `write_table` wrote."""

@@ -51,21 +51,24 @@ def test_two_workers_train_as_one_process_does(tmp_path: Path) -> None:
 
 
 class KillsItsReader(Corpus):
-    """The first process that reads images after a step has been saved dies, once."""
+    """The first process that reads images a third time waits for a step to be saved and dies.
+
+    The first step's images lie in two shards at most, so that step can be finished by then.
+    """
+
+    state: Path
+    num_reads: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "state": self.state}
 
     def read(self, *args: Any, images: bool = True, **options: Any) -> Iterator[Sample]:
-        state: Path = self.state
-        died = state.with_name("died")
-        if images and state.name == "armed-by-first-read" and not died.exists():
-            while not (state.parent / "last.json").exists():
+        self.num_reads += images
+        if self.num_reads == 3 and not (self.state / "died").exists():
+            while not (self.state / "last.json").exists():
                 time.sleep(0.05)
-            died.touch()
+            (self.state / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if images:
-            self.state = state.with_name("armed-by-first-read")
         return super().read(*args, images=images, **options)
 
 
@@ -74,7 +77,7 @@ def test_a_killed_worker_goes_on_from_the_saved_step(tmp_path: Path) -> None:
     job = small.job(tmp_path / "2", "align", "train.checkpoint_every_seconds=0.001")
     plain = job.corpus
     job.corpus = KillsItsReader(plain.shards, plain.index_store, plain.columns, plain.max_pixels)
-    job.corpus.state = Path(job.state.uri, "unarmed")
+    job.corpus.state = Path(job.state.uri)
     summary = run_training(job, NullProgress())
     assert Path(job.state.uri, "died").exists()
     assert summary.losses == [(step, pytest.approx(loss, abs=1e-5)) for step, loss in expected.losses]

@@ -1,4 +1,4 @@
-"""A campaign: all rounds over one corpus, from index to report. `Campaign` looks at one; `runner.run` carries one on."""
+"""A campaign: all rounds over one corpus, index to report. `Campaign` looks at one; `runner.run` carries one on."""
 
 from __future__ import annotations
 

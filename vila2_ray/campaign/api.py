@@ -70,7 +70,7 @@ class Campaign:
         return [s.layer for s in plans.stages(self.config) if s.kind == "recaption" and s.name in markers]
 
     def layer(self, name: str) -> Layer:
-        """One layer's captions; `.to_pandas()` has a row per sample and variant. Raises CorpusError for unknown names."""
+        """One layer's captions; `.to_pandas()`: a row per sample and variant. Raises CorpusError for unknown names."""
         marker = self.markers().get(_stage("recaption", name))
         if marker is None:
             known = ", ".join(self.layers()) or "none yet"

@@ -1,7 +1,8 @@
-"""What a campaign will take before anything runs: samples, tokens, time and cost by stage, and what each figure rests on.
+"""What a campaign will take before anything runs: samples, tokens, time and cost by stage, and what each figure rests
+on.
 
-Rates come from this campaign's own ledger where it has run the stage already, else from the recipe's stated `rates`; where
-neither knows, the row says so instead of guessing.
+Rates come from this campaign's own ledger where it has run the stage already, else from the recipe's stated `rates`;
+where neither knows, the row says so instead of guessing.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def export_campaign(
     progress: Progress | None = None,
     run: Run | None = None,
 ) -> dict[str, Any]:
-    """Write the fused data set, or the captions alone, to `to` (default `<campaign>/export/<format>`); the card's figures.
+    """Write the fused data set, or the captions alone, to `to` (default `<campaign>/export/<format>`); the card's
+    figures.
 
     Takes the layers up to the best round's, and the full pass where there is one; a sample's text comes from the last
     that has a kept caption for it. Raises CorpusError when no layer is finished, ConfigError for an unknown format.

@@ -23,7 +23,8 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 def judge_layer(
     corpus: Corpus, layer: Layer, verdicts: Verdicts, prompts: Prompts, config: FiltersConfig, run: Map
 ) -> dict[str, int]:
-    """Write verdicts for the shards that lack them; captions by flag, `captions` (all) and `kept` counted over the layer.
+    """Write verdicts for the shards that lack them; captions by flag, `captions` (all) and `kept` counted over the
+    layer.
 
     Reads one narrow column of the whole layer where a share of it is to be flagged.
     """

@@ -38,7 +38,7 @@ class Ledger:
 
     @contextmanager
     def record(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Times a stage; what the caller puts into the yielded dict becomes the entry's figures. Failed runs cost too."""
+        """Times a stage; what the caller puts into the yielded dict are the entry's figures. Failed runs cost too."""
         figures: dict[str, Any] = {}
         started, clock, finished = time.time(), time.monotonic(), False
         try:

@@ -1,7 +1,7 @@
 """What a campaign consists of: its stages in order, what each reads, and the fingerprint that names its work. Pure.
 
-A stage's fingerprint hashes the semantic fields that it reads and the digests of its inputs: the same work always has the
-same name. Numbers of rounds, budgets, pool sizes and paths are in none.
+A stage's fingerprint hashes the semantic fields that it reads and the digests of its inputs: the same work always has
+the same name. Numbers of rounds, budgets, pool sizes and paths are in none.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
 def stages(config: Config) -> list[Stage]:
     """Every stage of a campaign that runs all its rounds, in order.
 
-    Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again from
-    the same base weights and the aligned connector.
+    Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again
+    from the same base weights and the aligned connector.
     """
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
@@ -80,7 +80,7 @@ def stages(config: Config) -> list[Stage]:
 
 
 def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
-    """A recaptioning and the verdicts on it. The full pass has no captioner of its own name: the best round's is taken."""
+    """A recaptioning and the verdicts on it. The full pass names no captioner: the best round's is taken."""
     fields = ("recaption", "seed", *(("rounds.fraction",) if k is not None else ()))
     reads = (f"sft-{captioner}",) if captioner is not None else ()
     return [

@@ -51,7 +51,8 @@ def run(
     from_: str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Carry the campaign on: to its end, `until` a stage, or for `only` one stage; `from_` redoes a stage and all later.
+    """Carry the campaign on: to its end, `until` a stage, or for `only` one stage; `from_` redoes a stage and all
+    later.
 
     Raises CampaignBusy, ConfigError, FingerprintError, CorpusError, StageFailed, StorageError, LeaseLost.
     """

@@ -1,4 +1,6 @@
-"""What each kind of stage does: gather its inputs, call the room that does the work, return the digest of what came out."""
+"""What each kind of stage does: gather its inputs, call the room that does the work, return the digest of what came
+out.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,14 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout, base_folder
 from vila2_ray.campaign.promotion import promote
 from vila2_ray.campaign.state import Marker, read_round_scores
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.config import Config
+from vila2_ray.config import Config, TrainingStage
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.shardfiles import ShardFiles
@@ -134,7 +136,7 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     layers = [run.layer(stage.round)] if name == "pretrain" and stage.round else []
     job = TrainingJob(
         model_name=model,
-        stage=name,
+        stage=cast(TrainingStage, name),
         init_folder=init,
         corpus=run.corpus("sft" if name == "sft" else "pretrain"),
         layers=layers,

@@ -168,7 +168,7 @@ class TransformersEngine:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: activations of some MB are else mapped and zeroed anew each time, a tenth of all."""
+    """Let glibc keep what is freed: activations are else mapped and zeroed anew each time, a tenth of it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries decide for themselves
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)

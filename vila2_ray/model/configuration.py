@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -16,6 +16,9 @@ class VilaConfig(LlavaConfig):
     The defaults are VILA's (arXiv 2312.07533): SigLIP, layer −2, all patches. `image_seq_length` follows from the
     tower's grid and the factor, and is never taken from the caller.
     """
+
+    if TYPE_CHECKING:
+        vision_config: Any
 
     model_type = "vila"
 

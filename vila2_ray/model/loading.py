@@ -155,7 +155,7 @@ def _is_config(source: object) -> bool:
 def _read_config(source: str | Path | PreTrainedConfig, part: str) -> PreTrainedConfig:
     """The configuration itself, or that of a folder; of a whole multimodal folder, its `part`."""
     if _is_config(source):
-        return source  # type: ignore[return-value]
+        return source
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(check_checkpoint(source), local_files_only=True, trust_remote_code=False)

@@ -10,6 +10,7 @@ A layer's file has the shard's rows in the shard's order: both are read together
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def conversation_items(sample: Sample) -> SampleItems:
         turns.pop(0)  # an answer to nothing
     while turns and turns[-1].role == "user":
         turns.pop()
-    alternates = all(a.role != b.role for a, b in zip(turns, turns[1:], strict=False))
+    alternates = all(a.role != b.role for a, b in itertools.pairwise(turns))
     wants_image = any(IMAGE_MARK in turn.text for turn in turns)
     if not turns or not alternates or (wants_image and sample.problem is not None):
         return SampleItems(sample.row, [])

@@ -10,8 +10,8 @@ that resuming needs.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +48,10 @@ class PackPlan:
     """Items that hold more than max_length tokens and were dropped."""
     num_empty: int = 0
     """Items without a supervised token, dropped."""
+    _starts: Any = field(init=False, repr=False, compare=False)
+    """[sequences + 1] rows of the table at which sequences begin."""
+    _columns: Any = field(init=False, repr=False, compare=False)
+    """Lists of the key columns, once they were asked for."""
 
     def __post_init__(self) -> None:
         sequence = self.table["sequence"].to_numpy()
@@ -57,7 +61,7 @@ class PackPlan:
 
     @property
     def num_sequences(self) -> int:
-        return len(self._starts) - 1  # type: ignore[attr-defined]
+        return len(self._starts) - 1
 
     @property
     def num_steps(self) -> int:
@@ -92,17 +96,17 @@ class PackPlan:
 
     def sequence(self, number: int) -> list[ItemKey]:
         """The items of one sequence, in slot order."""
-        if self._columns is None:  # type: ignore[attr-defined]
+        if self._columns is None:
             columns = tuple(self.table[name].to_pylist() for name in ItemKey._fields)
             object.__setattr__(self, "_columns", columns)
-        start, stop = self._starts[number], self._starts[number + 1]  # type: ignore[attr-defined]
-        return [ItemKey(*key) for key in zip(*(c[start:stop] for c in self._columns), strict=True)]  # type: ignore[attr-defined]
+        start, stop = self._starts[number], self._starts[number + 1]
+        return [ItemKey(*key) for key in zip(*(c[start:stop] for c in self._columns), strict=True)]
 
     def real_token_share(self, micro_batch_size: int, world: int = 1) -> float:
         """Share of the positions in padded micro-batches that hold a token, 0–1; 1.0 for an empty plan."""
         tokens = (
             np.add.reduceat(self.table["num_tokens"].to_numpy(), self._starts[:-1]) if self.num_items else np.zeros(0)
-        )  # type: ignore[attr-defined]
+        )
         padded = 0
         for step in range(self.num_steps):
             for rank in range(world):

@@ -65,7 +65,7 @@ class Reader:
                 for data in self._read(first, cached, stop):
                     put(data)
                 put(None)
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            except BaseException as error:
                 put(error)
 
         thread = threading.Thread(target=read, name="training-reader", daemon=True)

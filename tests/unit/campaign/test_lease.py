@@ -20,12 +20,12 @@ def test_a_released_lease_is_free_and_epochs_grow(tmp_path: Path) -> None:
 
 
 def test_a_second_driver_is_refused_while_the_first_beats(tmp_path: Path) -> None:
-    with Lease(Store(tmp_path), lifetime_seconds=1.0):
-        with (
-            pytest.raises(CampaignBusy, match="is running this campaign"),
-            Lease(Store(tmp_path), lifetime_seconds=1.0),
-        ):
-            pass
+    with (
+        Lease(Store(tmp_path), lifetime_seconds=1.0),
+        pytest.raises(CampaignBusy, match="is running this campaign"),
+        Lease(Store(tmp_path), lifetime_seconds=1.0),
+    ):
+        pass
 
 
 def test_the_lease_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:

@@ -67,8 +67,13 @@ def data(num: int = 24, seed: int = 0, undecodable: tuple[int, ...] = ()) -> tup
 
 def stage(**settings: Any) -> StageConfig:
     defaults: dict[str, Any] = {
-        "trained": ("connector", "language"), "num_epochs": 2, "batch_size": 4, "peak_lr": 1e-2, "warmup_share": 0.2, "max_length": 64,
-    }  # fmt: skip
+        "trained": ("connector", "language"),
+        "num_epochs": 2,
+        "batch_size": 4,
+        "peak_lr": 1e-2,
+        "warmup_share": 0.2,
+        "max_length": 64,
+    }
     return StageConfig(**{**defaults, **settings})
 
 

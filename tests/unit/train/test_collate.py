@@ -18,7 +18,7 @@ def item(row: int, text: list[int]) -> Tokens:
 ITEMS = [item(0, [5, 6, 7]), item(1, [8, 9]), item(2, [10, 11, 12, 13])]
 
 
-def batch(sequences: list[list[Tokens]], **options: object):  # noqa: ANN201
+def batch(sequences: list[list[Tokens]], **options: object):
     return collate(sequences, pad_token_id=small.PAD, image_token_id=small.IMAGE_TOKEN, **options)  # type: ignore[arg-type]
 
 

@@ -41,7 +41,7 @@ def layer(folder: Path, rows: list[dict[str, Any]], flagged: tuple[int, ...] = (
             {"source": "pretrain", "shard": shard, "row": r, "sample_id": f"{shard}/{r:03d}", "variant": 0}
             for r in range(6)
         ]
-        table = [{name: None for name in CAPTION.names} | k | f for k, f in zip(key, full, strict=True)]
+        table = [dict.fromkeys(CAPTION.names) | k | f for k, f in zip(key, full, strict=True)]
         made.write("pretrain", shard, pa.Table.from_pylist(table, schema=CAPTION), {})
         flags = [{**k, "flags": ["length"] if shard == "00000" and k["row"] in flagged else []} for k in key]
         judged.write("pretrain", shard, pa.Table.from_pylist(flags, schema=VERDICT), {})

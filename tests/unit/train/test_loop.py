@@ -14,7 +14,7 @@ from vila2_ray.train.loop import FitResult, StepReport, fit
 from vila2_ray.train.parallelize import Place
 
 
-def train(settings, *, undecodable=(), **options) -> tuple[torch.nn.Module, FitResult]:  # noqa: ANN001, ANN003
+def train(settings, *, undecodable=(), **options) -> tuple[torch.nn.Module, FitResult]:
     source, table = small.data(undecodable=undecodable)
     model = options.pop("model", None) or small.model()
     plan = small.plan(table, settings)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.unit.train import small
@@ -11,7 +13,7 @@ def test_warm_up_is_linear_then_a_cosine_falls_to_the_end() -> None:
     factors = [lr_factor(step, 200, settings) for step in range(200)]
     assert factors[:6] == pytest.approx([k / 6 for k in range(1, 7)])
     assert max(factors) == 1.0
-    assert all(a >= b for a, b in zip(factors[6:], factors[7:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[6:]))
     assert factors[6 + 97] == pytest.approx(0.55)
     assert factors[-1] == pytest.approx(0.1, abs=1e-3)
 

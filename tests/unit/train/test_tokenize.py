@@ -16,12 +16,12 @@ PICTURE = Image.new("RGB", (96, 96), (200, 30, 90))
 
 
 @pytest.fixture(scope="module")
-def processor():  # noqa: ANN201
+def processor():
     return load_processor(BASE_FOLDER)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(processor) -> ItemTokenizer:  # noqa: ANN001
+def tokenizer(processor) -> ItemTokenizer:
     return ItemTokenizer(processor, max_length=128)
 
 
@@ -29,13 +29,13 @@ def talk(*texts: str) -> Item:
     return tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(texts))
 
 
-def learned(processor, made: Tokens) -> str:  # noqa: ANN001
+def learned(processor, made: Tokens) -> str:
     """The supervised tokens as text, without spaces around punctuation."""
     text = processor.tokenizer.decode(made.input_ids[made.supervised])
     return text.replace(" </s>", "</s>")
 
 
-def test_plain_text_is_learned_whole_with_its_end_and_not_the_image(processor, tokenizer: ItemTokenizer) -> None:  # noqa: ANN001
+def test_plain_text_is_learned_whole_with_its_end_and_not_the_image(processor, tokenizer: ItemTokenizer) -> None:
     (made,) = tokenizer([((Turn("assistant", "a picture of a cat"),), IMAGE)])
     assert learned(processor, made) == "a picture of a cat</s>"
     assert made.input_ids[0] == processor.tokenizer.bos_token_id
@@ -43,7 +43,7 @@ def test_plain_text_is_learned_whole_with_its_end_and_not_the_image(processor, t
     assert not made.supervised[:17].any()
 
 
-def test_a_conversation_is_learned_where_the_assistant_speaks(processor, tokenizer: ItemTokenizer) -> None:  # noqa: ANN001
+def test_a_conversation_is_learned_where_the_assistant_speaks(processor, tokenizer: ItemTokenizer) -> None:
     (made,) = tokenizer([(talk("what is there ?", "a cat .", "how many ?", "3"), IMAGE)])
     assert learned(processor, made) == "a cat.</s> 3</s>"
     rendered = processor.apply_chat_template(
@@ -58,7 +58,7 @@ def test_a_conversation_is_learned_where_the_assistant_speaks(processor, tokeniz
     assert made.input_ids.tolist() == list(whole)
 
 
-def test_the_prompt_is_what_an_engine_feeds(processor, tokenizer: ItemTokenizer) -> None:  # noqa: ANN001
+def test_the_prompt_is_what_an_engine_feeds(processor, tokenizer: ItemTokenizer) -> None:
     prompt = "describe the image in detail."
     (made,) = tokenizer([(talk(prompt, "a cat ."), IMAGE)])
     fed = processor.apply_chat_template(
@@ -77,13 +77,13 @@ def test_text_alone_has_no_image(tokenizer: ItemTokenizer) -> None:
     assert made.image is None
 
 
-def test_special_tokens_in_a_text_are_not_taken_for_such(processor, tokenizer: ItemTokenizer) -> None:  # noqa: ANN001
+def test_special_tokens_in_a_text_are_not_taken_for_such(processor, tokenizer: ItemTokenizer) -> None:
     (made,) = tokenizer([((Turn("assistant", "a <image> cat </s> <S>"),), IMAGE)])
     assert (made.input_ids == tokenizer.image_token_id).sum() == 16
     assert learned(processor, made) == "a cat</s>"
 
 
-def test_too_long_texts_are_cut_and_counted_but_an_image_never(processor) -> None:  # noqa: ANN001
+def test_too_long_texts_are_cut_and_counted_but_an_image_never(processor) -> None:
     item = ((Turn("assistant", "a cat " * 50),), IMAGE)
     (made,) = ItemTokenizer(processor, max_length=30)([item])
     assert len(made.input_ids) == 30
@@ -104,13 +104,13 @@ def test_items_do_not_depend_on_their_company(tokenizer: ItemTokenizer) -> None:
         assert np.array_equal(tokenizer([one])[0].input_ids, made.input_ids)
 
 
-def test_pixels_are_the_processors_own(processor, tokenizer: ItemTokenizer) -> None:  # noqa: ANN001
+def test_pixels_are_the_processors_own(processor, tokenizer: ItemTokenizer) -> None:
     expected = processor(images=[PICTURE], text=["<image>"], return_tensors="pt")["pixel_values"][0]
     assert expected.equal(tokenizer.pixels(PICTURE))
     assert tokenizer.blank.shape == expected.shape
 
 
-def test_a_folder_without_chat_template_is_refused(processor) -> None:  # noqa: ANN001
+def test_a_folder_without_chat_template_is_refused(processor) -> None:
     bare = load_processor(BASE_FOLDER)
     bare.chat_template = bare.tokenizer.chat_template = None
     with pytest.raises(CheckpointError, match="chat template"):

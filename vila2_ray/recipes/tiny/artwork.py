@@ -97,7 +97,7 @@ def _pictures(tarball: Path) -> dict[str, bytes]:
     for name in NAMES:
         points = [f"{ord(char):x}" for char in emoji.emojize(f":{EMOJI[name]}:")]
         wanted["-".join(points)] = wanted["-".join(point for point in points if point != "fe0f")] = name
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     with tarfile.open(tarball, "r:gz") as archive:
         for member in archive:
             stem = Path(member.name).name.removesuffix(".webp").removesuffix("-fe0f")

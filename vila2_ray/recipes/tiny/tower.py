@@ -63,7 +63,7 @@ def scenes(seed: str, num: int, *, heldout: bool = False) -> tuple[torch.Tensor,
     labels = np.empty((num, GRID * GRID), np.int64)
     for index in range(num):
         image, truth = compose(layout(rng, heldout=heldout), rng, pictures, heldout=heldout)
-        pixels[index], labels[index] = image, patch_labels(truth)
+        pixels[index], labels[index] = np.asarray(image), patch_labels(truth)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(labels)
 
 
