@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -48,10 +48,9 @@ class PackPlan:
     """Items that hold more than max_length tokens and were dropped."""
     num_empty: int = 0
     """Items without a supervised token, dropped."""
-    _starts: Any = field(init=False, repr=False, compare=False)
-    """[sequences + 1] rows of the table at which sequences begin."""
-    _columns: Any = field(init=False, repr=False, compare=False)
-    """Lists of the key columns, once they were asked for."""
+    if TYPE_CHECKING:  # computed, not part of what a plan is
+        _starts: Any = field(init=False)  # [sequences + 1] rows of the table at which sequences begin
+        _columns: Any = field(init=False)  # lists of the key columns, once they were asked for
 
     def __post_init__(self) -> None:
         sequence = self.table["sequence"].to_numpy()
