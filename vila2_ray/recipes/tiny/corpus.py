@@ -50,7 +50,7 @@ def write_corpus(
     *,
     pretrain_shards: int = 24,
     shard_size: int = 250,
-    sft: int = 300,
+    sft: int = 32,
     heldout: int = 500,
     seed: int = 0,
     processes: int | None = None,
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", required=True, help="folder to write pretrain/, sft/ and heldout/ into")
     parser.add_argument("--pretrain-shards", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=250)
-    parser.add_argument("--sft", type=int, default=300, help="instruction samples")
+    parser.add_argument("--sft", type=int, default=32, help="instruction samples")
     parser.add_argument("--heldout", type=int, default=500, help="samples that are only scored")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(arguments))
