@@ -178,6 +178,5 @@ def decode_any(
         # a folder's own habits, such as a repetition penalty, would change what SamplingConfig says
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        min_length=0,
         min_new_tokens=0,
     )
