@@ -98,6 +98,7 @@ def _unfinished(client: JobSubmissionClient) -> list[JobDetails]:
 
 def _submit(client: JobSubmissionClient, script: Path, arguments: list[str], campaign: str, is_local: bool) -> str:
     variables = {"COLUMNS": str(shutil.get_terminal_size().columns), "PYTHONUNBUFFERED": "1"}
+    variables["RAY_BACKEND_LOG_LEVEL"] = os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not ours
     runtime_env: dict[str, Any] = {"env_vars": variables}
     if is_local:
         variables.update({k: v for k, v in os.environ.items() if k.startswith(("AWS_", "VILA2_"))})

@@ -19,7 +19,7 @@ def run_here(config: Config, *, only: str | None, until: str | None, from_: str 
         outcome = runner.run(config, only=only, until=until, from_=from_, progress=progress)
     if not outcome.ran:
         print("nothing to do: all of it is done already")
-    print_scores(outcome.scores)
+    print_scores(outcome.scores, briefly=True)
     if outcome.promoted:
         print(f"promoted  {outcome.promoted['model']}")
     if outcome.report_uri:

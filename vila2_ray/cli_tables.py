@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from vila2_ray.campaign.api import StageStatus
 from vila2_ray.campaign.estimate import EstimateRow
 from vila2_ray.report.data import RoundScores
-from vila2_ray.report.scorebook import best_round, names_in_order, score, written
+from vila2_ray.report.scorebook import MAIN, best_round, names_in_order, score, written
 
 _STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim"}
 _UNKNOWN = "–"
@@ -52,13 +52,15 @@ def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str,
         out.print(f"promoted: {promoted['model']}")
 
 
-def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
-    """Held-out scores, a column a round; the best of each row stands out."""
+def print_scores(scores: Sequence[Mapping[str, Any]], briefly: bool = False) -> None:
+    """Held-out scores, a column a round; the best of each row stands out. `briefly`: the report's main ones."""
     rounds = [RoundScores(k, f"VLM_{k}", _numbers(s)) for k, s in enumerate(scores)]
     if not rounds:
         return
     table = Table("held-out score", *_right(*(entry.model for entry in rounds)), title="scores", title_justify="left")
-    for name in names_in_order(rounds):
+    names = names_in_order(rounds)
+    main = [name for name in names if name in (*MAIN, "words_per_caption")]
+    for name in main if briefly and main else names:
         best = best_round(rounds, name) if len(rounds) > 1 and score(name).better != "neither" else None
         cells = [written(name, entry.values.get(name)) for entry in rounds]
         if best is not None:

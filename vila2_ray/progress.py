@@ -68,7 +68,7 @@ class LineProgress:
         more = "  ".join(
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
         )
-        self._say(f"{MARK} {self._stage:<12} {share}  {rate:,.0f}/s  {left}  {more}".rstrip())
+        self._say(f"{MARK} {self._stage:<12} {share}  {rate:,.{1 if rate < 10 else 0}f}/s  {left}  {more}".rstrip())
 
     def finish(self) -> None:
         self._stage = ""

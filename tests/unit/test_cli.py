@@ -161,6 +161,15 @@ def test_scores_stand_a_column_for_each_round(printed: io.StringIO) -> None:
     assert "11.5" in shown
 
 
+def test_scores_at_the_end_of_a_run_are_the_few_that_matter(printed: io.StringIO) -> None:
+    scores = [{"object_place_f1": 0.357, "words_per_caption": 11.5, "vqa_where_accuracy": 0.4}]
+    cli_tables.print_scores(scores, briefly=True)
+    assert "where" not in printed.getvalue()
+    assert "11.5" in printed.getvalue()
+    cli_tables.print_scores([{"seen_nowhere_else": 0.5}], briefly=True)
+    assert "Seen nowhere else" in printed.getvalue()
+
+
 def test_status_shows_counts_only_where_there_is_something_to_count(printed: io.StringIO) -> None:
     stages = [
         StageStatus("recaption-1", "running", 512, 5000, "rows", 3.0),
