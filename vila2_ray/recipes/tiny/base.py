@@ -8,7 +8,9 @@ which thing or word covers each patch (`tower`), the language model what grids o
 meet: the connector between them is new, and only a campaign's own data trains it.
 
 The committed folder was made so on 2026-11-22, on two busy cores in 20 minutes. `pretraining.json` in it says what was
-reached: of the patches that a thing covers, 93 % right on training styles; of whole captions of clean grids, 76 %.
+reached: of the patches that a thing covers, 93 % right on training styles and 82 % on held-out ones; of whole captions
+of clean grids, 76 %. Its `heldout_words` was taken when held-out signs had no frame yet, which this tower cannot read;
+with frames, a linear probe reads 92 % of their patches.
 """
 
 from __future__ import annotations

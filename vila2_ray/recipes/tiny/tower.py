@@ -67,31 +67,18 @@ def scenes(seed: str, num: int, *, heldout: bool = False) -> tuple[torch.Tensor,
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(labels)
 
 
-def jitter(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels [B, 3, H, W] under other light: contrast, brightness and colour of each scene changed at random."""
-    gain = 1 + 0.2 * (2 * torch.rand(len(pixels), 1, 1, 1) - 1) + 0.12 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
-    shift = 0.15 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
-    return (pixels * gain + shift + 0.02 * torch.randn_like(pixels)).clamp(-1, 1)
-
-
 def pretrain(
     num_steps: int,
     seed: int = 0,
     batch_size: int = 64,
     peak_lr: float = 1e-3,
     num_scored: int = 1000,
-    start_from: dict[str, torch.Tensor] | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[SiglipVisionModel, dict[str, float]]:
-    """Train for `num_steps`. Returns the tower and the shares of patches right, on training and held-out styles.
-
-    `start_from` goes on from the weights of a tower instead of random ones.
-    """
+    """Train for `num_steps`. Returns the tower and the shares of patches right, on training and held-out styles."""
     torch.manual_seed(seed)
     # scaled_dot_product_attention's backward pass is twice as slow on CPU as plain matrix products at this size
     tower = SiglipVisionModel._from_config(CONFIG, attn_implementation="eager")
-    if start_from is not None:
-        tower.load_state_dict(start_from)
     head = nn.Sequential(nn.LayerNorm(CONFIG.hidden_size), nn.Linear(CONFIG.hidden_size, len(LABELS) + 1))
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak_lr, weight_decay=0.05, betas=(0.9, 0.98))
@@ -103,7 +90,7 @@ def pretrain(
             group["lr"] = peak_lr * min(1, (step + 1) / 200, 0.51 + 0.5 * math.cos(math.pi * step / num_steps))
         pixels, labels = scenes(f"tower/{seed}/{step}", batch_size)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            logits = head(_features(tower, jitter(pixels))).float()
+            logits = head(_features(tower, pixels)).float()
         loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=weight)
         optimizer.zero_grad()
         loss.backward()
