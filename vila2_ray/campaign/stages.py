@@ -21,6 +21,7 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import StageFailed
+from vila2_ray.evaluate.ranking import RICHEST_FIRST
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
 
@@ -195,6 +196,10 @@ def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(_digest_of(verdicts, fingerprint), {"flags": flags}, time.monotonic() - started)
 
 
+_NOTED = (*RICHEST_FIRST, "hallucination_rate", "words_per_caption")
+"""Scores that the log tells of; the marker and the report hold all of them."""
+
+
 def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     from dataclasses import replace
 
@@ -213,7 +218,7 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine))
     run.layout.store.write_table(run.layout.evaluation(stage.model), records)
     run.progress.finish()
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _NOTED if name in scores)
     run.progress.note(f"{stage.model}: {shown}")
     digest = hashlib.sha256(repr(sorted(scores.items())).encode()).hexdigest()
     return Done(digest, {"scores": scores, "model": stage.model, "source": source}, time.monotonic() - started)
