@@ -73,7 +73,6 @@ def test_a_changed_field_is_refused_by_name(finished: tuple[Path, Outcome]) -> N
 
 
 def test_one_more_round_redoes_nothing_earlier(finished: tuple[Path, Outcome]) -> None:
-    """Runs last but one: the campaign grows by a round, a layer captions a share, a full pass the rest."""
     again = run(micro.config(finished[0], "rounds.max=2", "rounds.min_gain=-1"), until="filter-2")
     assert again.ran == ["recaption-2", "filter-2"]
 
