@@ -34,9 +34,10 @@ from vila2_ray.campaign import Campaign
 from vila2_ray.campaign.runner import run
 from vila2_ray.campaign.stages import score_checkpoint
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.config import Config, load_config
+from vila2_ray.config import Config
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.progress import LineProgress
+from vila2_ray.recipe import load_config
 from vila2_ray.recipes.tiny.corpus import write_corpus
 from vila2_ray.recipes.tiny.world import careful_caption
 from vila2_ray.schema import CAPTION, Status

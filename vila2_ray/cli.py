@@ -51,7 +51,7 @@ def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
     """The stages of a campaign with samples, tokens, time and cost. Nothing runs."""
     from vila2_ray.campaign.estimate import estimate
     from vila2_ray.cli_tables import print_plan
-    from vila2_ray.config import load_config
+    from vila2_ray.recipe import load_config
 
     print_plan(estimate(load_config(recipe, overrides)))
 
@@ -67,7 +67,7 @@ def run(
     address: Address = None,
 ) -> None:
     """Carry a campaign on, from wherever it stands to its end."""
-    from vila2_ray.config import load_config
+    from vila2_ray.recipe import load_config
     from vila2_ray.storage import Store
 
     config = load_config(recipe, overrides)  # mistakes are told before a cluster starts
@@ -161,8 +161,8 @@ def recaption(
 ) -> None:
     """Caption a corpus with any model: no training, no campaign. Goes on where it was interrupted."""
     from vila2_ray.cli_recaption import recaption_here
-    from vila2_ray.config import load_config
     from vila2_ray.recaption.alone import AloneJob
+    from vila2_ray.recipe import load_config
 
     config = load_config(recipe, overrides)
     given = config.corpus.columns, config.corpus.max_pixels, config.seed
@@ -172,7 +172,7 @@ def recaption(
 @app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""
-    from vila2_ray.config import load_config, recipe_names
+    from vila2_ray.recipe import load_config, recipe_names
 
     for name in recipe_names():
         config = load_config(name)

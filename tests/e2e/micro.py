@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vila2_ray.config import Config, load_config
+from vila2_ray.config import Config
+from vila2_ray.recipe import load_config
 
 NUM_PRETRAIN = 3 * 24
 

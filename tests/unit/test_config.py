@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vila2_ray.config import Config, from_yaml, load_config, recipe_names, semantic_fields, to_yaml
+from vila2_ray.config import Config, semantic_fields
 from vila2_ray.errors import ConfigError
+from vila2_ray.recipe import from_yaml, load_config, recipe_names, to_yaml
 
 
 def test_recipes_ship_and_load() -> None:

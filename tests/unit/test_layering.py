@@ -17,7 +17,16 @@ TREE = PACKAGE.parent
 
 LEVELS = (
     ("errors", "schema", "progress"),
-    ("captions", "config", "campaign.plan", "engines.base", "engines.fake", "train.packplan", "evaluate.ranking"),
+    (
+        "captions",
+        "config",
+        "recipe",
+        "campaign.plan",
+        "engines.base",
+        "engines.fake",
+        "train.packplan",
+        "evaluate.ranking",
+    ),
     ("storage",),
     ("corpus",),
     ("engines", "model"),

@@ -13,11 +13,12 @@ from vila2_ray.campaign.ledger import Entry, read_ledger
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
-from vila2_ray.config import Config, from_yaml
+from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
+from vila2_ray.recipe import from_yaml
 from vila2_ray.storage import Store
 
 

@@ -25,9 +25,10 @@ from vila2_ray.campaign.state import (
     read_round_scores,
     write_marker,
 )
-from vila2_ray.config import Config, to_yaml
+from vila2_ray.config import Config
 from vila2_ray.errors import ConfigError, FingerprintError, StageFailed
 from vila2_ray.progress import NullProgress, Progress
+from vila2_ray.recipe import to_yaml
 from vila2_ray.storage import Store
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from vila2_ray import __version__
 from vila2_ray.campaign.saturation import decide
-from vila2_ray.config import Config, to_yaml
+from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
+from vila2_ray.recipe import to_yaml
 from vila2_ray.report.data import LayerFacts, Promotion, ReportData, RoundScores, StageCost
 from vila2_ray.report.draw import draw_samples
 from vila2_ray.report.tally import tally_layers

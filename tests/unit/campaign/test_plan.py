@@ -1,8 +1,8 @@
 import pytest
 
 from vila2_ray.campaign import plan as plans
-from vila2_ray.config import load_config
 from vila2_ray.errors import ConfigError
+from vila2_ray.recipe import load_config
 
 
 def config(*overrides: str):

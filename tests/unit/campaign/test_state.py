@@ -6,8 +6,9 @@ from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.ledger import Ledger, read_ledger
 from vila2_ray.campaign.promotion import promote, read_promoted
 from vila2_ray.campaign.state import Marker, check_fields, drop_markers, read_markers, read_round_scores, write_marker
-from vila2_ray.config import PricesConfig, load_config
+from vila2_ray.config import PricesConfig
 from vila2_ray.errors import FingerprintError
+from vila2_ray.recipe import load_config
 from vila2_ray.storage import Store
 
 

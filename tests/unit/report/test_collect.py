@@ -19,7 +19,8 @@ from vila2_ray.campaign.layout import Layout
 from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.promotion import promote
 from vila2_ray.campaign.state import Marker, write_marker
-from vila2_ray.config import Config, load_config, to_yaml
+from vila2_ray.config import Config
+from vila2_ray.recipe import load_config, to_yaml
 from vila2_ray.report.collect import collect
 from vila2_ray.report.data import Span
 from vila2_ray.report.draw import draw_keys

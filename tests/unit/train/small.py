@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, SiglipVisionConfig
 
-from vila2_ray.config import Config, StageConfig, load_config
+from vila2_ray.config import Config, StageConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.model.configuration import VilaConfig
 from vila2_ray.model.modeling import VilaForConditionalGeneration
+from vila2_ray.recipe import load_config
 from vila2_ray.recipes.tiny import BASE_FOLDER
 from vila2_ray.storage import Store
 from vila2_ray.train.job import TrainingJob

@@ -8,12 +8,12 @@ import pytest
 
 from tests.unit.train import small
 from vila2_ray.captions.fuse import Turn
-from vila2_ray.config import load_config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import Reason, SampleError
+from vila2_ray.recipe import load_config
 from vila2_ray.schema import CAPTION, VERDICT
 from vila2_ray.storage import Store
 from vila2_ray.train.items import SampleItems, StageItems, conversation_items
