@@ -1,4 +1,4 @@
-"""Configuration: dataclasses → recipe YAML → `key=value` on the command line, in this order, unknown names refused.
+"""What can be configured: dataclasses, each field with its meaning and default; `recipe` fills them in.
 
 Every field is *semantic* (it decides what is made, and enters the fingerprints of the stages that read it) or
 *operational* (it decides how fast, where or at what price; changing it invalidates nothing). Fields are semantic unless
