@@ -10,7 +10,7 @@ import pytest
 from tests.e2e import micro
 from vila2_ray import Campaign
 
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 900.0
 
 
 def run_to_end(campaign: Path) -> None:
