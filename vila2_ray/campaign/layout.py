@@ -11,8 +11,6 @@ from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import CheckpointError, ConfigError
 from vila2_ray.storage import Store
 
-SOURCES = ("pretrain", "sft", "heldout")
-
 
 class Layout:
     """Names the folders of one campaign. Fingerprints stand in paths by their first eight characters."""

@@ -69,7 +69,6 @@ TINY_PROMPTS = {
 }
 """Prompt id → wording. Alt text is trained under `brief`; the three others ask for a careful caption."""
 DETAILED_PROMPTS = ("detailed", "narrative", "confident")
-QUESTION_KINDS = ("exist", "where", "count", "size", "read")
 
 
 def layout(rng: random.Random, *, heldout: bool = False) -> Truth:
