@@ -86,7 +86,7 @@ class _Driver:
                 continue
             self._work.best_round = decision.best
             self._one(stage)
-            if stage.kind == "evaluate":
+            if stage.kind == "evaluate" and stage.name in self.ran:
                 self._work.progress.note(self._decision().reason)
 
     def _decision(self) -> Decision:
