@@ -92,6 +92,9 @@ def ray_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_cp
     """`function` of each item on the cluster, a bounded number at a time, results as they come."""
     import ray
 
+    if not (items := list(items)):
+        return  # a finished campaign starts no cluster
+
     def call(item: _Item) -> _Result:  # Ray takes plain functions only, not every callable
         return function(item)
 
