@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from vila2_ray.errors import ConfigError
 
 Rule = Literal["alt_text", "recaption", "concat", "mixed"]
-EngineName = Literal["auto", "transformers", "fake"]
+EngineName = Literal["auto", "vllm", "transformers", "fake"]
 Part = Literal["vision", "connector", "language"]
 TrainingStage = Literal["align", "pretrain", "sft"]
 
@@ -106,7 +106,23 @@ class EngineConfig:
     name: EngineName = operational("auto")
     """`auto` takes the best engine that runs on this machine and says which."""
     batch_size: int = operational(128)
-    """Requests that the engine holds at once."""
+    """Requests that the engine works on together."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = operational("auto")
+    """`auto`: bfloat16 where the processor or GPU computes in it, else float32."""
+    tensor_parallel: int = operational(1)
+    """GPUs that share one model (vLLM); give `gpus_per_actor` the same number."""
+    prefix_caching: bool = operational(True)
+    """Keep what prompts and images begin with alike (vLLM): variants of an image are then encoded once."""
+    max_model_length: int = operational(0)
+    """Tokens of prompt, image and caption together (vLLM). 0: what the checkpoint allows."""
+    gpu_memory_share: float = operational(0.9)
+    """Of a GPU's memory, for weights and key–value cache (vLLM)."""
+    kv_cache_gb: float = operational(1.0)
+    """Key–value cache of vLLM on CPUs; on GPUs `gpu_memory_share` decides."""
+    vllm: dict[str, Any] = operational(factory=dict)
+    """Any other engine argument of vLLM by its name there."""
+    decode_threads: int = operational(1)
+    """Threads of an actor that decode and prepare images while its engine generates."""
     min_actors: int = operational(1)
     max_actors: int = operational(1)
     cpus_per_actor: float = operational(1.0)
@@ -115,7 +131,8 @@ class EngineConfig:
     """Times that a dead actor is replaced before the stage gives up."""
 
     def __post_init__(self) -> None:
-        _positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor")
+        _positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor", "tensor_parallel")
+        _positive("recaption.engine", self, "kv_cache_gb", "gpu_memory_share", "decode_threads")
         if self.max_actors < self.min_actors:
             raise ConfigError("recaption.engine.max_actors", self.max_actors, "must not be smaller than min_actors")
 
@@ -131,6 +148,10 @@ class RecaptionConfig:
     num_variants: int = 1
     """Captions per sample."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    quantization: str = ""
+    """Weight quantisation that vLLM applies or finds in the checkpoint (`fp8`, `awq`, `gptq` …). Empty: none."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Settings of the checkpoint's image processor that bound what an image costs, for example `max_pixels`."""
     range_rows: int = operational(256)
     """Rows of a part: what a crash can cost at most, per actor."""
     engine: EngineConfig = operational(factory=EngineConfig)
@@ -139,6 +160,11 @@ class RecaptionConfig:
         _positive("recaption", self, "num_variants", "range_rows")
         if not self.prompt_ids:
             raise ConfigError("recaption.prompt_ids", self.prompt_ids, "name at least one prompt")
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What decides captions beside the engine's own, operational fields: keyword arguments of `open_engine`."""
+        return {"quantization": self.quantization, "processor": dict(self.processor)}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Every message names what is wrong, where, and what to do about it. Nothing is de
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 
@@ -93,6 +94,12 @@ class CampaignBusy(Vila2Error, RuntimeError):
 
 class LeaseLost(Vila2Error, RuntimeError):
     """Another driver took the campaign over; this one must stop without writing."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What another package raised, as a line for people: its kind and the beginning of its message, without paths."""
+    said = " ".join(re.sub(r"\S*[/\\]\S*", "…", str(error)).split())[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 class EngineDied(Vila2Error, RuntimeError):

@@ -15,7 +15,7 @@ from vila2_ray.campaign.layout import Layout, base_folder
 from vila2_ray.campaign.promotion import promote
 from vila2_ray.campaign.state import Marker, read_round_scores
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.config import Config, TrainingStage
+from vila2_ray.config import Config, EngineConfig, TrainingStage
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.shardfiles import ShardFiles
@@ -218,7 +218,7 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     run.progress.start(stage.name, 0, "samples")
     folder = run.layout.checkpoint(stage.model, "sft").local_folder()
     task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(score_checkpoint)
-    scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine))
+    scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine, run.config.recaption.engine_settings))
     run.layout.store.write_table(run.layout.evaluation(stage.model), records)
     run.progress.finish()
     shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _NOTED if name in scores)
@@ -228,7 +228,7 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
 
 def score_checkpoint(
-    corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: Any
+    corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: EngineConfig, settings: dict[str, Any]
 ) -> tuple[dict[str, float], Any]:
     """Held-out scores and per-sample records of a checkpoint folder; runs where the engine's resources are."""
     from pathlib import Path
@@ -237,7 +237,7 @@ def score_checkpoint(
     from vila2_ray.evaluate.heldout import evaluate
     from vila2_ray.progress import NullProgress
 
-    opened = open_engine(engine.name, Path(folder), engine.batch_size)
+    opened = open_engine(engine, Path(folder), **settings)
     try:
         return evaluate(corpus, opened, config, prompts, NullProgress())
     finally:

@@ -8,8 +8,8 @@ go on raises EngineDied.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vila2_ray.config import SamplingConfig
 from vila2_ray.errors import SampleError
@@ -35,6 +35,8 @@ class GenerationRequest:
     seed: int
     """Of this request's own random stream: a sampled answer does not depend on what else is in the batch."""
     sampling: SamplingConfig
+    prepared: Any = field(default=None, repr=False, compare=False)
+    """What the engine's `prepare` made of the image; only that engine understands it."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,20 @@ class Engine(Protocol):
     """As provenance records it, for example `transformers`."""
     version: str
     batch_size: int
-    """Requests that one step works on together."""
+    """Requests that it is worth holding at once."""
+    batches_continuously: bool
+    """Whether a request takes the place of a finished one at any step. If not, a batch is answered whole, and requests
+    that should be batched alike in every run must be given in the same groups."""
 
     @property
     def num_pending(self) -> int:
         """Requests added and not yet answered."""
+
+    def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with its image work done, for `add`; may run in another thread than the rest. May be left out.
+
+        Raises SampleError when nothing can be made of this image.
+        """
 
     def add(self, request: GenerationRequest) -> None:
         """Take a request. Raises ValueError when its key is already held."""

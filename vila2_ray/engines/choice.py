@@ -5,21 +5,39 @@ torch is imported inside the functions, so that the fake engine can be had witho
 
 from __future__ import annotations
 
+import importlib.util
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vila2_ray.config import EngineName
+from vila2_ray.config import EngineConfig, EngineName
 from vila2_ray.engines.base import Engine
 from vila2_ray.engines.fake import FakeBehaviour, FakeEngine
-from vila2_ray.errors import ConfigError
+from vila2_ray.errors import ConfigError, in_one_line
 
 if TYPE_CHECKING:
     import torch
 
 
 def choose_engine(name: EngineName) -> EngineName:
-    """What `auto` means on this machine."""
-    return "transformers" if name == "auto" else name
+    """What `auto` means on this machine: vLLM on GPUs, else transformers, which is quicker to start and to small models."""
+    if name != "auto":
+        return name
+    return "vllm" if choose_device() == "cuda" and not vllm_problem() else "transformers"
+
+
+@lru_cache(maxsize=1)
+def vllm_problem() -> str:
+    """Why vLLM cannot run here, in a few words; empty where it can."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed: pip install 'vila2-ray[gpu]' (or [cpu])"
+    try:
+        from vllm.platforms import current_platform
+
+        current_platform.import_kernels()
+    except Exception as error:  # whatever a build that does not fit this machine raises
+        return f"vLLM does not run here: {in_one_line(error)}"
+    return "" if current_platform.device_type in ("cuda", "cpu", "rocm", "xpu") else "vLLM knows no device here"
 
 
 def choose_device() -> str:
@@ -37,20 +55,34 @@ def choose_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def open_engine(name: EngineName, checkpoint_folder: Path, batch_size: int, dtype: str = "auto") -> Engine:
-    """The engine `name` on `checkpoint_folder`. `dtype` is `auto`, `float32` or `bfloat16`.
+def open_engine(
+    config: EngineConfig,
+    checkpoint_folder: Path,
+    *,
+    quantization: str = "",
+    processor: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Engine:
+    """The engine that `config` names on `checkpoint_folder`; `processor` are settings of its image processor.
 
-    Raises ConfigError for an unknown name, CheckpointError for a folder that cannot be used.
+    Raises ConfigError for an engine that does not run here or cannot do what is asked, CheckpointError for a folder
+    that cannot be used.
     """
-    chosen = choose_engine(name)
+    folder, chosen = Path(checkpoint_folder), choose_engine(config.name)
     if chosen == "fake":
-        return FakeEngine(batch_size, FakeBehaviour.read(Path(checkpoint_folder)))
-    if chosen != "transformers":
-        raise ConfigError("recaption.engine.name", name, "one of auto, transformers, fake")
+        return FakeEngine(config.batch_size, FakeBehaviour.read(folder))
+    if chosen == "vllm":
+        if problem := vllm_problem():
+            raise ConfigError("recaption.engine.name", config.name, problem)
+        from vila2_ray.engines.vllm import VllmEngine
+
+        return VllmEngine.load(folder, config, quantization, processor, seed)
+    if quantization:
+        raise ConfigError("recaption.quantization", quantization, "only vLLM quantises; take recaption.engine.name=vllm")
     import torch
 
     from vila2_ray.engines.transformers import TransformersEngine
 
     device = choose_device()
-    number = choose_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-    return TransformersEngine.load(Path(checkpoint_folder), number, device, batch_size)
+    dtype = choose_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
+    return TransformersEngine.load(folder, dtype, device, config.batch_size, processor)

@@ -52,12 +52,16 @@ class FakeEngine:
     behaviour: FakeBehaviour = field(default_factory=FakeBehaviour)
     name: str = "fake"
     version: str = "1"
+    batches_continuously: bool = True
     _pending: dict[Key, GenerationRequest] = field(default_factory=dict, repr=False)
     _num_steps: int = 0
 
     @property
     def num_pending(self) -> int:
         return len(self._pending)
+
+    def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        return request
 
     def add(self, request: GenerationRequest) -> None:
         if request.key in self._pending:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,8 @@ import transformers
 from vila2_ray.engines.base import Generation, GenerationRequest, Key
 from vila2_ray.engines.choosing import RowResult, TokenChooser
 from vila2_ray.engines.decoding import LEAN_FAMILIES, decode_any, decode_lean, encode_images
-from vila2_ray.errors import EngineDied, Reason, SampleError
+from vila2_ray.engines.turns import adds_special_tokens, user_turn
+from vila2_ray.errors import EngineDied, Reason, SampleError, in_one_line
 from vila2_ray.model.loading import load_model, load_processor
 
 if TYPE_CHECKING:
@@ -45,12 +44,20 @@ class TransformersEngine:
     """Use the short decoding loop where the family allows it; false: transformers' `generate` for all."""
     name: str = "transformers"
     version: str = transformers.__version__
+    batches_continuously: bool = False
     _pending: dict[Key, GenerationRequest] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype, device: str = "cpu", batch_size: int = 128) -> TransformersEngine:
+    def load(
+        cls,
+        folder: Path,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        batch_size: int = 128,
+        processor_settings: dict[str, Any] | None = None,
+    ) -> TransformersEngine:
         """Raises CheckpointError for a folder that cannot be used."""
-        processor = load_processor(folder)
+        processor = load_processor(folder, processor_settings)
         processor.tokenizer.padding_side = "left"
         model = load_model(folder, dtype).to(device)
         if device == "cpu":
@@ -63,6 +70,10 @@ class TransformersEngine:
     @property
     def num_pending(self) -> int:
         return len(self._pending)
+
+    def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        """Images are prepared a batch at a time, in `step`."""
+        return request
 
     def add(self, request: GenerationRequest) -> None:
         if request.key in self._pending:
@@ -91,11 +102,11 @@ class TransformersEngine:
         try:
             return self._generate(batch)
         except torch.AcceleratorError as error:
-            raise EngineDied(f"the accelerator reports {_said(error)}") from error
+            raise EngineDied(f"the accelerator reports {in_one_line(error)}") from error
         except Exception as error:  # whatever a family's processor or model raises, the other requests go on
             out_of_memory = isinstance(error, _OUT_OF_MEMORY)
             if len(batch) == 1:
-                problem = "does not fit into memory even alone" if out_of_memory else _said(error)
+                problem = "does not fit into memory even alone" if out_of_memory else in_one_line(error)
                 return [Generation.failed(batch[0].key, SampleError(Reason.ENGINE_ERROR, problem))]
         half = math.ceil(len(batch) / 2)
         if out_of_memory:
@@ -108,8 +119,8 @@ class TransformersEngine:
         batch = sorted(batch, key=lambda request: request.image_key)  # rows of an image lie together
         ends, device = self._end_ids(), self.model.device
         chooser = TokenChooser(batch[0].sampling, [request.seed for request in batch], ends, device)
-        texts = [self._text(request.prompt) for request in batch]
-        special = not texts[0].startswith(self.processor.tokenizer.bos_token or "\0")
+        texts = [user_turn(self.processor, request.prompt) for request in batch]
+        special = adds_special_tokens(self.processor, texts[0])
         if self._is_lean:
             self._decode_lean(batch, texts, special, chooser)
         else:
@@ -154,9 +165,6 @@ class TransformersEngine:
     def _is_lean(self) -> bool:
         return self.lean and self.model.config.model_type in LEAN_FAMILIES
 
-    def _text(self, prompt: str) -> str:
-        return _templated(self.processor, prompt)
-
     def _end_ids(self) -> list[int]:
         """Tokens that end a turn: the folder's generation settings name them, else its tokenizer does."""
         ends = self.model.generation_config.eos_token_id
@@ -191,15 +199,6 @@ def _unchanged(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     return hidden_states
 
 
-@lru_cache(maxsize=4096)
-def _templated(processor: Any, prompt: str) -> str:
-    """The user's turn as the folder's chat template writes it; image first, as every family does."""
-    if not (processor.chat_template or processor.tokenizer.chat_template):
-        return f"{processor.image_token}\n{prompt}"
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-    return processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-
-
 def _generation(request: GenerationRequest, result: RowResult, text: str) -> Generation:
     if not math.isfinite(result.mean_logprob):
         return Generation.failed(request.key, SampleError(Reason.ENGINE_ERROR, "the model's output is not a number"))
@@ -211,9 +210,3 @@ def _generation(request: GenerationRequest, result: RowResult, text: str) -> Gen
         mean_logprob=result.mean_logprob,
         min_logprob=result.min_logprob,
     )
-
-
-def _said(error: Exception) -> str:
-    """An error in a line for people, without paths."""
-    first = re.sub(r"\S*[/\\]\S*", "…", (str(error).splitlines() or [""])[0])[:200]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

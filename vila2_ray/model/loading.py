@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vila2_ray.errors import CheckpointError
 
@@ -64,8 +64,11 @@ def load_model(folder: str | Path, dtype: torch.dtype | str = "auto") -> PreTrai
     return model.eval()
 
 
-def load_processor(folder: str | Path) -> ProcessorMixin:
-    """The processor of a local folder, with the PIL image backend: another backend changes pixels, so tokens."""
+def load_processor(folder: str | Path, settings: dict[str, Any] | None = None) -> ProcessorMixin:
+    """The processor of a local folder, with the PIL image backend: another backend changes pixels, so tokens.
+
+    `settings` override those of the folder, as `max_pixels` does for families that have it. Raises CheckpointError.
+    """
     from transformers import AutoProcessor
 
     from vila2_ray.model.registration import register
@@ -75,7 +78,9 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
         raise CheckpointError(str(folder), "is not a folder", "Give a local Hugging Face checkpoint folder")
     register()
     try:
-        return AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False, backend="pil")
+        return AutoProcessor.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, backend="pil", **(settings or {})
+        )
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(str(folder), f"holds no usable processor: {error}") from error
 
