@@ -26,10 +26,16 @@ help:
 
 setup: $(VENV)/.installed $(CORPUS)/.composed  ## environment and default corpus
 
+# vLLM by what the machine has. Its CPU build brings packages of torch that are linked against CUDA and break beside a torch
+# that is not; nothing needs them.
+ENGINE := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+MISFITS := torchvision torchaudio torchcodec
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python from 3.10 to 3.13 with venv found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,$(ENGINE)]'
+	@test $(ENGINE) = gpu || $(BIN)/python -m pip uninstall --quiet --yes $(MISFITS) 2>/dev/null
 	@touch $@
 
 # Same sources, same scenes, byte for byte: composing again changes nothing unless the sources changed.

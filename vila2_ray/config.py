@@ -127,8 +127,9 @@ class EngineConfig:
     max_actors: int = operational(1)
     cpus_per_actor: float = operational(1.0)
     gpus_per_actor: float = operational(0.0)
-    max_restarts: int = operational(2)
-    """Times that a dead actor is replaced before the stage gives up."""
+    max_dead_ranges: int = operational(8)
+    """Row ranges of a pass (and one more per thousand) on which the engine's process may die, twice each, before the
+    stage gives up. Fewer are cut down to the samples that do it, which become failed rows."""
 
     def __post_init__(self) -> None:
         _positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor", "tensor_parallel")

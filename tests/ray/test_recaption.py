@@ -117,23 +117,41 @@ def fake_checkpoint(folder: Path, **behaviour: object) -> Path:
 def test_an_engine_that_dies_costs_its_actor_and_no_sample(corpus: tuple[Path, Known], tmp_path: Path) -> None:
     folder, known = corpus
     checkpoint = fake_checkpoint(tmp_path / "fake", die_after_steps=3, max_deaths=2)
-    job = make_job(folder, "dies-twice", checkpoint, engine=EngineConfig(name="fake", batch_size=8, max_restarts=2))
+    job = make_job(folder, "dies-twice", checkpoint, engine=EngineConfig(name="fake", batch_size=8))
     summary = recaption(job, NullProgress())
     assert len(list(checkpoint.glob("died-*"))) == 2, "nothing died, so nothing was tested"
     assert summary.num_samples == 119
     check(job, known)
 
 
+def test_the_samples_that_kill_the_engine_are_found_and_no_other_is_lost(
+    corpus: tuple[Path, Known], tmp_path: Path
+) -> None:
+    folder, known = corpus
+    job = make_job(folder, "poison")
+    victims = [("00000", 37), ("00001", 20)]
+    checkpoint = fake_checkpoint(tmp_path / "fake", die_image_keys=[image_key(job, *victim) for victim in victims])
+    job = make_job(folder, "poison", checkpoint)
+    summary = recaption(job, NullProgress())
+    rows = {(row["shard"], row["row"]): row for row in job.layer.to_table().to_pylist()}
+    assert [key for key, row in rows.items() if row["error"] == "engine_died"] == victims
+    assert {key: row["text"] for key, row in rows.items() if key not in victims} == {
+        key: fake_caption(digest, job.prompts.text(rows[key]["prompt_id"])) if digest else None
+        for key, digest in known.items()
+        if key not in victims
+    }
+    assert (summary.num_samples, summary.num_failed, summary.num_captioned) == (119, 3 + 2, 119 - 5)
+
+
 def test_an_engine_that_always_dies_ends_the_stage_with_a_sentence(corpus: tuple[Path, Known], tmp_path: Path) -> None:
     folder, known = corpus
-    dying = make_job(folder, "dies")
-    victim = image_key(dying, "00001", 20)
-    checkpoint = fake_checkpoint(tmp_path / "fake", die_image_keys=[victim])
-    job = make_job(folder, "dies", checkpoint, engine=EngineConfig(name="fake", batch_size=8, max_restarts=1))
+    checkpoint = fake_checkpoint(tmp_path / "fake", die_after_steps=1)
+    job = make_job(folder, "dies", checkpoint, engine=EngineConfig(name="fake", batch_size=8, max_dead_ranges=1))
     with pytest.raises(StageFailed, match=r"round-1: recaptioning gave up .* same command goes on"):
         recaption(job, NullProgress())
-    recaption(dying, NullProgress())  # the engine is well again: the same job goes on
-    check(dying, known)
+    well = make_job(folder, "dies")
+    recaption(well, NullProgress())  # the engine is well again: the same job goes on
+    check(well, known)
 
 
 def test_a_request_that_fails_alone_is_a_failed_row(corpus: tuple[Path, Known], tmp_path: Path) -> None:

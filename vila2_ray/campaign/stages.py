@@ -218,7 +218,9 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     run.progress.start(stage.name, 0, "samples")
     folder = run.layout.checkpoint(stage.model, "sft").local_folder()
     task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(score_checkpoint)
-    scores, records = ray.get(task.remote(run.corpus(source), str(folder), config, run.prompts, engine, run.config.recaption.engine_settings))
+    scores, records = ray.get(
+        task.remote(run.corpus(source), str(folder), config, run.prompts, engine, run.config.recaption.engine_settings)
+    )
     run.layout.store.write_table(run.layout.evaluation(stage.model), records)
     run.progress.finish()
     shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _NOTED if name in scores)

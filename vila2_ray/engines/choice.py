@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def choose_engine(name: EngineName) -> EngineName:
-    """What `auto` means on this machine: vLLM on GPUs, else transformers, which is quicker to start and to small models."""
+    """What `auto` means on this machine: vLLM on GPUs, else transformers, which starts sooner and suits small models."""
     if name != "auto":
         return name
     return "vllm" if choose_device() == "cuda" and not vllm_problem() else "transformers"
@@ -78,7 +78,9 @@ def open_engine(
 
         return VllmEngine.load(folder, config, quantization, processor, seed)
     if quantization:
-        raise ConfigError("recaption.quantization", quantization, "only vLLM quantises; take recaption.engine.name=vllm")
+        raise ConfigError(
+            "recaption.quantization", quantization, "only vLLM quantises; take recaption.engine.name=vllm"
+        )
     import torch
 
     from vila2_ray.engines.transformers import TransformersEngine

@@ -68,8 +68,9 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         try:
-            arguments = {"mm_processor_kwargs": processor or None, "quantization": quantization or None, "seed": seed}
-            llm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(folder, config), **arguments))
+            arguments = engine_arguments(folder, config)
+            arguments.update(mm_processor_kwargs=processor or None, quantization=quantization or None, seed=seed)
+            llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise CheckpointError(
                 str(folder),

@@ -5,11 +5,6 @@ Imported only by vLLM, through `vllm_plugin`.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import nn
-from transformers.activations import ACT2FN
 from vllm.config import VllmConfig
 from vllm.model_executor.models.llava import (
     LlavaDummyInputsBuilder,

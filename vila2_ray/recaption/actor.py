@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -18,15 +16,17 @@ from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
 from vila2_ray.errors import EngineDied
+from vila2_ray.recaption.feed import EngineFeed
 from vila2_ray.recaption.job import CaptionPlan
-from vila2_ray.recaption.rows import caption, to_table
-from vila2_ray.recaption.source import unpack
+from vila2_ray.recaption.rows import Captioning, to_table
+from vila2_ray.recaption.source import packed_error, unpack
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
     from vila2_ray.engines.base import Engine
 
-_Item = TypeVar("_Item")
+PARTS_OF_WORK = ("read", "decode", "prepare", "engine", "write")
+"""Where time goes, summed over threads and actors: what goes on side by side is counted side by side."""
 
 SUMMARY = pa.schema(
     [
@@ -39,8 +39,9 @@ SUMMARY = pa.schema(
         pa.field("failed", pa.int32()),
         pa.field("not_selected", pa.int32()),
         pa.field("tokens", pa.int64()),
-        pa.field("seconds", pa.float64()),
         pa.field("engine", pa.string()),
+        *(pa.field(f"{part}_seconds", pa.float64()) for part in PARTS_OF_WORK),
+        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range is set
     ]
 )
 
@@ -53,57 +54,67 @@ class ActorSpec:
     engine: EngineConfig
     plan: CaptionPlan
     parts: Parts
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `open_engine`."""
 
 
 class CaptionActor:
-    """For `Dataset.map_batches`: a batch is one RANGE row, the answer one SUMMARY row."""
+    """For `Dataset.map_batches` with several threads: a batch is one RANGE row, the answer one SUMMARY row.
+
+    What goes wrong with a range comes back as its SUMMARY row's `error`. Only the death of this process does not, and
+    Ray tells of that.
+    """
 
     def __init__(self, spec: ActorSpec) -> None:
         self._spec = spec
-        self._opened: Engine | None = None
+        self._opening = threading.Lock()
+        self._opened: EngineFeed | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.concat_tables([self._one(piece) for piece in batch.to_pylist()])
+        rows = [self._one(piece) for piece in batch.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=SUMMARY)
 
-    @property
-    def _engine(self) -> Engine:
-        """Opened with the first range: Ray tells of an error in a call by its type, of one in a constructor by text."""
-        if self._opened is None:
-            self._opened = open_actor_engine(self._spec)
-        return self._opened
+    def _one(self, piece: dict[str, Any]) -> dict[str, Any]:
+        where = {name: piece[name] for name in ("source", "shard", "start", "stop")}
+        if piece["error"] is not None:
+            return {**where, "error": piece["error"]}
+        try:
+            return {**where, **self._caption(piece)}
+        except Exception as error:
+            return {**where, "error": packed_error(error)}
 
-    def _one(self, piece: dict[str, Any]) -> pa.Table:
-        began, plan, spec = time.monotonic(), self._spec.plan, self._spec
+    def _caption(self, piece: dict[str, Any]) -> dict[str, Any]:
+        """Write the range's part; figures of it."""
+        plan, feed = self._spec.plan, self._feed()
         source, shard, start, stop = piece["source"], piece["shard"], piece["start"], piece["stop"]
         samples = [unpack(source, shard, packed) for packed in piece.pop("samples")]
-        engine = self._engine
-        try:
-            rows = caption(engine, samples, plan, lambda made: read_ahead(made, engine.batch_size))
-        except EngineDied as death:
-            # a process whose engine is gone is of no use to the pool; Ray starts another and gives it the range again
-            print(f"engine died on {shard} rows {start} to {stop - 1}: {death}", file=sys.stderr, flush=True)
-            os._exit(1)
+        captioning = Captioning(feed.engine, samples, plan)
+        rows = captioning.rows(feed.answer(captioning.requests()))
+        began = time.monotonic()
         table = to_table([*rows, *piece["settled"]], start, stop, plan.num_variants)
-        spec.parts.write(source, shard, start, stop, table)
+        self._spec.parts.write(source, shard, start, stop, table)
         status = [row["status"] for row in rows]
-        return pa.Table.from_pylist(
-            [
-                {
-                    "source": source,
-                    "shard": shard,
-                    "start": start,
-                    "stop": stop,
-                    "captioned": status.count("captioned"),
-                    "kept": piece["num_kept"],
-                    "failed": status.count("failed"),
-                    "not_selected": len(piece["settled"]) - piece["num_kept"],
-                    "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
-                    "seconds": time.monotonic() - began,
-                    "engine": f"{engine.name} {engine.version}",
-                }
-            ],
-            schema=SUMMARY,
-        )
+        return {
+            "captioned": status.count("captioned"),
+            "kept": piece["num_kept"],
+            "failed": status.count("failed"),
+            "not_selected": len(piece["settled"]) - piece["num_kept"],
+            "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
+            "engine": f"{feed.engine.name} {feed.engine.version}",
+            "read_seconds": piece["read_seconds"],
+            "decode_seconds": captioning.decode_seconds,
+            "prepare_seconds": captioning.prepare_seconds,
+            "engine_seconds": feed.take_engine_seconds(),
+            "write_seconds": time.monotonic() - began,
+        }
+
+    def _feed(self) -> EngineFeed:
+        """Opened with the first range: an error in a constructor would reach the driver as text only."""
+        with self._opening:
+            if self._opened is None:
+                spec = self._spec
+                self._opened = EngineFeed(open_actor_engine(spec), spec.engine.decode_threads, _end_process)
+            return self._opened
 
 
 def open_actor_engine(spec: ActorSpec) -> Engine:
@@ -114,42 +125,10 @@ def open_actor_engine(spec: ActorSpec) -> Engine:
         import torch
 
         torch.set_num_threads(max(1, int(spec.engine.cpus_per_actor)))
-    return open_engine(spec.engine.name, local, spec.engine.batch_size)
+    return open_engine(spec.engine, local, **spec.settings)
 
 
-def read_ahead(items: Iterable[_Item], depth: int) -> Iterator[_Item]:
-    """`items`, made by a thread up to `depth` ahead: images are decoded while the engine generates.
-
-    What the making raises is raised here, in order.
-    """
-    ready: queue.Queue[tuple[_Item | None, BaseException | None, bool]] = queue.Queue(maxsize=max(1, depth))
-    stopped = threading.Event()
-
-    def put(entry: tuple[_Item | None, BaseException | None, bool]) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put((item, None, False))
-                if stopped.is_set():
-                    return
-            put((None, None, True))
-        except BaseException as error:  # carried over to the thread that reads
-            put((None, error, True))
-
-    threading.Thread(target=make, name="decode-ahead", daemon=True).start()
-    try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
+def _end_process(death: EngineDied) -> None:
+    """A process whose engine is gone is of no use to the pool; Ray starts another and gives it the ranges again."""
+    print(f"engine died: {death}", file=sys.stderr, flush=True)
+    os._exit(1)

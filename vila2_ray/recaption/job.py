@@ -77,6 +77,8 @@ class RecaptionSummary:
     num_shards: int
     seconds: float
     engine: str
+    seconds_by_part: dict[str, float] = field(default_factory=dict)
+    """Where this call's time went: read, decode, prepare, engine, write; summed over threads, which overlap."""
 
     @property
     def captions_per_second(self) -> float:

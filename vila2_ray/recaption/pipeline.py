@@ -3,6 +3,7 @@
     windows of row ranges ─▶ read tasks (ranged reads) ─▶ pool of caption actors (decode, generate, write the part)
                                                           ─▶ a row of figures per range ─▶ this driver
     a shard whose ranges are all there ─▶ stateless finish task (layer file, then parts deleted)
+    a range whose actor died twice     ─▶ cut into pieces and run again; a single row that does it is `engine_died`
 
 Nothing is remembered between calls: what is done is what lies in the storage. Image columns leave the object store with
 the range that carried them; what comes back to the driver is a few numbers.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+import pickle
 import time
 import warnings
 from collections import Counter
@@ -23,72 +26,138 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from vila2_ray.config import EngineConfig
+from vila2_ray.config import RecaptionConfig
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
-from vila2_ray.recaption.actor import ActorSpec, CaptionActor
+from vila2_ray.recaption.actor import PARTS_OF_WORK, ActorSpec, CaptionActor
 from vila2_ray.recaption.job import RecaptionJob, RecaptionSummary
-from vila2_ray.recaption.plan import Work, find_work, windows
+from vila2_ray.recaption.plan import RowRange, Work, find_work, windows
+from vila2_ray.recaption.rows import died_rows, to_table
 from vila2_ray.recaption.source import RangeSource
 
 __all__ = ["RecaptionJob", "RecaptionSummary", "recaption"]
 
 _READ_CPUS = 0.1
 """Reading waits for storage; asking for less than the actors also keeps Ray Data from fusing the two."""
+_PIECES = 16
+"""A range that kills the engine is cut into so many: of 256 rows the one that does it is found in two more passes."""
 
 
 def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
     """Write the layer of `job`, from wherever it stands. Ray must be initialised.
 
-    Raises StageFailed when actors keep dying, and what reading, writing or loading raised: CorpusError, StorageError,
-    CheckpointError, ConfigError. All finished ranges stay; the same call goes on from there.
+    Raises StageFailed when too many ranges kill the engine, and what reading, writing or loading raised: CorpusError,
+    StorageError, CheckpointError, ConfigError. All finished ranges stay; the same call goes on from there.
     """
     began = time.monotonic()
     work = find_work(job.corpus, job.layer, job.parts, job.config.range_rows)
     name = job.metadata.get("layer", "recaption")
     progress.start(name, work.rows_total, "images")
     progress.update(work.rows_done)
-    figures: Counter[str] = Counter()
-    engine = job.config.engine.name
-    finishing = _Finishing(job, work)
-    if work.ranges:
-        for row in _summaries(job, work, name):
-            figures.update({key: row[key] for key in ("captioned", "kept", "failed", "not_selected", "tokens")})
-            figures["samples"] += row["stop"] - row["start"]
-            engine = row["engine"]
-            finishing.covered(row["source"], row["shard"], row["stop"] - row["start"], engine)
-            seconds = time.monotonic() - began
-            progress.update(
-                work.rows_done + figures["samples"],
-                failed=str(figures["failed"]),
-                tokens_per_s=f"{figures['tokens'] / seconds:,.0f}",
-            )
-    finishing.wait()
+    course = _Course(job, work, progress, began)
+    ranges, alone = work.ranges, False
+    while ranges:
+        unanswered = set(ranges)
+        for row in _summaries(job, ranges, name, alone):
+            unanswered.discard(course.take(row))
+        ranges, alone = _after_deaths(job, course, [r for r in ranges if r in unanswered], alone), True
+        if ranges:
+            rows = sum(piece.num_rows for piece in ranges)
+            progress.note(f"{name}: the engine's process died on {rows} rows; trying them again in smaller pieces")
+    course.finishing.wait()
     progress.finish()
-    return RecaptionSummary(
-        num_rows=work.rows_total,
-        num_samples=figures["samples"],
-        num_captioned=figures["captioned"],
-        num_kept=figures["kept"],
-        num_failed=figures["failed"],
-        num_not_selected=figures["not_selected"],
-        num_tokens=figures["tokens"],
-        num_shards=len(work.unfinished),
-        seconds=time.monotonic() - began,
-        engine=engine,
-    )
+    return course.summary()
 
 
-def _summaries(job: RecaptionJob, work: Work, name: str) -> Iterator[dict[str, Any]]:
-    """Run the pipeline; a SUMMARY row for each range as it is finished."""
+def _after_deaths(job: RecaptionJob, course: _Course, left: list[RowRange], alone: bool) -> list[RowRange]:
+    """What is still to be done of ranges that came back with no answer, cut smaller; rows that died alone are settled.
+
+    A range comes back with no answer when its actor died twice while it was there, by its fault or another's.
+    """
+    if not left:
+        return []
+    written = job.parts.ranges()
+    again: list[RowRange] = []
+    for piece in left:
+        if (piece.start, piece.stop) in written.get((piece.source, piece.shard), []):
+            path = job.parts.path(piece.source, piece.shard, piece.start, piece.stop)
+            statuses = job.parts.store.read_table(path, ["status"])["status"].to_pylist()
+            course.settle(piece, **Counter(statuses))  # its actor died between writing and telling
+        elif piece.num_rows == 1 and alone:
+            key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
+            rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
+            table = to_table(rows, piece.start, piece.stop, job.config.num_variants)
+            job.parts.write(piece.source, piece.shard, piece.start, piece.stop, table)
+            course.settle(piece, failed=len(rows))
+        else:
+            again += piece.cut(_PIECES)
+    return again
+
+
+class _Course:
+    """What one call has done so far, told to `progress` as it goes on."""
+
+    def __init__(self, job: RecaptionJob, work: Work, progress: Progress, began: float) -> None:
+        self.finishing = _Finishing(job, work)
+        self._work, self._progress, self._began = work, progress, began
+        self._figures: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+        self._engine = job.config.engine.name
+
+    def take(self, row: dict[str, Any]) -> RowRange:
+        """Count a SUMMARY row; the range that it is about. Raises the error that it carries."""
+        if row["error"] is not None:
+            raise pickle.loads(row["error"])
+        self._figures.update({key: row[key] for key in ("captioned", "kept", "failed", "not_selected", "tokens")})
+        self._seconds.update({part: row[f"{part}_seconds"] for part in PARTS_OF_WORK})
+        self._engine = row["engine"]
+        piece = RowRange(row["source"], row["shard"], row["start"], row["stop"])
+        self.settle(piece)
+        return piece
+
+    def settle(self, piece: RowRange, **rows: int) -> None:
+        """The range has its part; `rows`: status → rows of it that are not yet counted."""
+        self._figures.update(samples=piece.num_rows, **rows)
+        self.finishing.covered(piece.source, piece.shard, piece.num_rows, self._engine)
+        seconds = time.monotonic() - self._began
+        self._progress.update(
+            self._work.rows_done + self._figures["samples"],
+            failed=str(self._figures["failed"]),
+            tokens_per_s=f"{self._figures['tokens'] / seconds:,.0f}",
+        )
+
+    def summary(self) -> RecaptionSummary:
+        figures = self._figures
+        return RecaptionSummary(
+            num_rows=self._work.rows_total,
+            num_samples=figures["samples"],
+            num_captioned=figures["captioned"],
+            num_kept=figures["kept"],
+            num_failed=figures["failed"],
+            num_not_selected=figures["not_selected"],
+            num_tokens=figures["tokens"],
+            num_shards=len(self._work.unfinished),
+            seconds=time.monotonic() - self._began,
+            engine=self._engine,
+            seconds_by_part={part: round(self._seconds[part], 3) for part in PARTS_OF_WORK},
+        )
+
+
+def _summaries(job: RecaptionJob, ranges: list[RowRange], name: str, alone: bool) -> Iterator[dict[str, Any]]:
+    """Run the pipeline; a SUMMARY row for each range as it is finished, none for a range whose actor died on it twice.
+
+    `alone`: one range at a time in an actor, so that a death is the fault of the range that was there.
+    """
     with warnings.catch_warnings():
         # Ray 2.60 wants named parameters, but has none for retries and restarts, which are endless if nothing is said;
         # and copying its context warns of the context's own old fields
         warnings.simplefilter("ignore", DeprecationWarning)
-        context = _context(job.config.engine)
+        in_flight = 1 if alone else ranges_in_flight(job.config)
+        deaths = job.config.engine.max_dead_ranges + len(ranges) // 1000
+        context = _context(deaths * in_flight)
         with DataContext.current(context):
-            dataset = _dataset(job, work)
+            dataset = _dataset(job, ranges, in_flight, deaths)
     try:
         with DataContext.current(context):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -97,7 +166,13 @@ def _summaries(job: RecaptionJob, work: Work, name: str) -> Iterator[dict[str, A
         raise _explained(error, name) from error
 
 
-def _context(engine: EngineConfig) -> DataContext:
+def ranges_in_flight(config: RecaptionConfig) -> int:
+    """Ranges that an actor works on at once: those that fill the engine, one that ends, and one that begins."""
+    held = config.engine.batch_size * 3 // 2
+    return min(64, 2 + math.ceil(held / (config.range_rows * config.num_variants)))
+
+
+def _context(max_errored_blocks: int) -> DataContext:
     """Ray Data's settings for one recaptioning: quiet, a block per range, and an end to every retry."""
     for logger in ("ray.data", "ray.anyscale.data"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
@@ -107,33 +182,38 @@ def _context(engine: EngineConfig) -> DataContext:
     context.target_max_block_size = 1  # a block is a row, a row is a range: the unit that actors take and give back
     context.target_min_block_size = 1
     context.raise_original_map_exception = True  # else only the text of an error comes back, not its type
-    context.max_errored_blocks = 0
+    context.max_errored_blocks = max_errored_blocks  # a range without an answer is seen by its absence
     context.actor_init_max_retries = 1
-    context.max_consecutive_actor_init_deaths = engine.max_restarts + 1
+    context.max_consecutive_actor_init_deaths = 3
     return context
 
 
-def _dataset(job: RecaptionJob, work: Work) -> ray.data.Dataset:
+def _dataset(job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: int) -> ray.data.Dataset:
     engine = job.config.engine
-    pieces = windows(work.ranges, engine.max_actors)
-    most = min(engine.max_actors, len(work.ranges))
+    pieces = windows(ranges, engine.max_actors)
+    most = min(engine.max_actors, len(ranges))
+    spec = ActorSpec(job.checkpoint_folder, engine, job.plan, job.parts, job.config.engine_settings)
     return ray.data.read_datasource(
         RangeSource(job.corpus, pieces, job.plan, job.keep),
         override_num_blocks=len(pieces),
         ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3},
     ).map_batches(
         CaptionActor,
-        fn_constructor_args=(ActorSpec(job.checkpoint_folder, engine, job.plan, job.parts),),
+        fn_constructor_args=(spec,),
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
-            min_size=min(engine.min_actors, most), max_size=most, max_tasks_in_flight_per_actor=2
+            min_size=min(engine.min_actors, most),
+            max_size=most,
+            max_tasks_in_flight_per_actor=in_flight + (in_flight != 1),
+            max_concurrent_calls_per_actor=in_flight,
+            enable_true_multi_threading=True,
         ),
         num_cpus=engine.cpus_per_actor,
         num_gpus=engine.gpus_per_actor or None,
-        max_restarts=engine.max_restarts,
-        max_task_retries=engine.max_restarts,
+        max_restarts=2 * deaths,
+        max_task_retries=1,
     )
 
 
@@ -147,9 +227,10 @@ def _explained(error: BaseException, name: str) -> Vila2Error:
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
     return StageFailed(
-        f"{name}: recaptioning gave up ({type(error).__name__}): an actor died more often than "
-        "recaption.engine.max_restarts allows, or a node was lost. Finished row ranges are kept; the same command goes "
-        "on from there. If it fails again at the same place, lower recaption.engine.batch_size or raise max_restarts"
+        f"{name}: recaptioning gave up ({type(error).__name__}): the engine's process died on more row ranges than "
+        "recaption.engine.max_dead_ranges allows. Finished row ranges are kept; the same command goes on from there. "
+        "If it fails again, look for the cause in the actors' logs: too little memory (lower "
+        "recaption.engine.batch_size), a broken GPU, or a checkpoint that the engine cannot run"
     )
 
 

@@ -22,6 +22,12 @@ class RowRange:
     def num_rows(self) -> int:
         return self.stop - self.start
 
+    def cut(self, num_pieces: int) -> list[RowRange]:
+        """Up to `num_pieces` ranges of about the same size that make up this one."""
+        size = -(-self.num_rows // num_pieces)
+        starts = range(self.start, self.stop, size)
+        return [RowRange(self.source, self.shard, start, min(start + size, self.stop)) for start in starts]
+
 
 @dataclass
 class Work:

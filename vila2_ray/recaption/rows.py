@@ -6,7 +6,8 @@ One row in, `num_variants` rows out, always: a caption, a failed row with its re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,6 @@ from vila2_ray.recaption.job import CaptionPlan
 from vila2_ray.schema import CAPTION, Status
 
 Row = dict[str, Any]
-Ahead = Callable[[Iterable[GenerationRequest]], Iterable[GenerationRequest]]
-"""Wraps the requests of a range so that they are made ahead of use; the identity does nothing."""
 
 
 @dataclass
@@ -58,38 +57,65 @@ def settle(source: str, shard: str, keys: dict[int, str], kept: dict[int, list[R
     return settled
 
 
-def caption(engine: Engine, samples: Iterable[Sample], plan: CaptionPlan, ahead: Ahead = iter) -> list[Row]:
-    """Rows of `samples`, `num_variants` each, in their order. Images are decoded as the engine asks for them.
+class Captioning:
+    """The captioning of one range: makes its requests as they are asked for, and its rows from their answers."""
+
+    def __init__(self, engine: Engine, samples: Iterable[Sample], plan: CaptionPlan) -> None:
+        self._engine, self._samples, self._plan = engine, samples, plan
+        self._order: list[tuple[Sample, str | None, SampleError | None]] = []
+        """The samples with the digests of their images and what is wrong with them."""
+        self.decode_seconds = 0.0
+        self.prepare_seconds = 0.0
+
+    def requests(self) -> Iterator[GenerationRequest]:
+        """Images are decoded as this is read, and each sample lets go of its bytes then."""
+        for sample in self._samples:
+            digest = hashlib.sha256(sample.image).hexdigest() if sample.image else None
+            problem, requests = None, list[GenerationRequest]()
+            try:
+                began = time.monotonic()
+                requests = _requests(sample, str(digest), self._plan)
+                decoded = time.monotonic()
+                requests = [self._engine.prepare(request) for request in requests]
+                self.decode_seconds += decoded - began
+                self.prepare_seconds += time.monotonic() - decoded
+            except SampleError as error:
+                problem, requests = error, []
+            sample.image = None  # its pixels go on in the requests; the bytes are no longer needed
+            self._order.append((sample, digest, problem))
+            yield from requests
+
+    def rows(self, answers: Mapping[Key, Generation]) -> list[Row]:
+        """Rows of the samples, `num_variants` each, in their order."""
+        rows: list[Row] = []
+        for sample, digest, problem in self._order:
+            for variant in range(self._plan.num_variants):
+                row = _row(sample.source, sample.shard, sample.row, sample.sample_id, variant, Status.FAILED)
+                row["image_sha256"] = digest
+                if problem:
+                    rows.append(_with_problem(row, problem))
+                else:
+                    row["prompt_id"] = _prompt_id(sample.sample_id, variant, self._plan)
+                    rows.append(_with_answer(row, answers[sample.shard, sample.row, variant]))
+        return rows
+
+
+def caption(engine: Engine, samples: Iterable[Sample], plan: CaptionPlan) -> list[Row]:
+    """Rows of `samples`, `num_variants` each, in their order, from an engine that works for nobody else.
 
     Raises EngineDied. Whatever is wrong with a sample becomes its failed rows. Lets go of the samples' bytes.
     """
-    order: list[Sample] = []
-    digests: dict[tuple[str, int], str | None] = {}
-    problems: dict[tuple[str, int], SampleError] = {}
+    captioning = Captioning(engine, samples, plan)
+    return captioning.rows({answer.key: answer for answer in generate(engine, captioning.requests())})
 
-    def requests() -> Iterator[GenerationRequest]:
-        for sample in samples:
-            order.append(sample)
-            digest = hashlib.sha256(sample.image).hexdigest() if sample.image else None
-            digests[sample.shard, sample.row] = digest
-            try:
-                yield from _requests(sample, digest, plan)
-            except SampleError as problem:
-                problems[sample.shard, sample.row] = problem
-            sample.image = None  # its pixels go on in the requests; the bytes are no longer needed
 
-    answers: dict[Key, Generation] = {answer.key: answer for answer in generate(engine, ahead(requests()))}
-    rows: list[Row] = []
-    for sample in order:
-        for variant in range(plan.num_variants):
-            row = _row(sample.source, sample.shard, sample.row, sample.sample_id, variant, Status.FAILED)
-            row["image_sha256"] = digests[sample.shard, sample.row]
-            if problem := problems.get((sample.shard, sample.row)):
-                rows.append(_with_problem(row, problem))
-            else:
-                row["prompt_id"] = _prompt_id(sample.sample_id, variant, plan)
-                rows.append(_with_answer(row, answers[sample.shard, sample.row, variant]))
-    return rows
+def died_rows(source: str, shard: str, row: int, key: str, num_variants: int) -> list[Row]:
+    """The rows of a sample on which the engine's process died, whenever it was tried."""
+    problem = SampleError(Reason.ENGINE_DIED, "the engine's process died each time that it worked on this sample alone")
+    return [
+        _with_problem(_row(source, shard, row, f"{shard}/{key}", variant, Status.FAILED), problem)
+        for variant in range(num_variants)
+    ]
 
 
 def to_table(rows: Sequence[Row], start: int, stop: int, num_variants: int) -> pa.Table:
@@ -101,7 +127,7 @@ def to_table(rows: Sequence[Row], start: int, stop: int, num_variants: int) -> p
     return pa.Table.from_pylist(ordered, schema=CAPTION)
 
 
-def _requests(sample: Sample, digest: str | None, plan: CaptionPlan) -> list[GenerationRequest]:
+def _requests(sample: Sample, digest: str, plan: CaptionPlan) -> list[GenerationRequest]:
     if sample.problem:
         raise sample.problem
     if not sample.image:
@@ -110,7 +136,7 @@ def _requests(sample: Sample, digest: str | None, plan: CaptionPlan) -> list[Gen
     return [
         GenerationRequest(
             key=(sample.shard, sample.row, variant),
-            image_key=str(digest),
+            image_key=digest,
             image=image,
             prompt=plan.prompts.text(_prompt_id(sample.sample_id, variant, plan)),
             seed=seed(plan.plan_key, sample.sample_id, variant),

@@ -6,8 +6,11 @@ the actor that captions them. Image bytes leave the object store as soon as that
 
 from __future__ import annotations
 
+import pickle
+import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +20,7 @@ from ray.data.datasource import Datasource, ReadTask
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
-from vila2_ray.errors import Reason, SampleError
+from vila2_ray.errors import Reason, SampleError, StageFailed, Vila2Error
 from vila2_ray.recaption.job import CaptionPlan
 from vila2_ray.recaption.plan import RowRange
 from vila2_ray.recaption.rows import Row, settle
@@ -41,6 +44,8 @@ RANGE = pa.schema(
         pa.field("samples", pa.list_(_SAMPLE)),  # to be captioned, with their encoded images
         pa.field("settled", pa.list_(pa.struct(list(CAPTION)))),  # rows that need no engine
         pa.field("num_kept", pa.int32()),
+        pa.field("read_seconds", pa.float64()),
+        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range is set
     ]
 )
 """One row per range, as it goes from reading to captioning."""
@@ -79,28 +84,47 @@ class RangeSource(Datasource):
 def read_window(
     corpus: Corpus, window: Sequence[RowRange], plan: CaptionPlan, keep: Layer | None
 ) -> Iterator[pa.Table]:
-    """A table of one RANGE row for each range of the window. Raises CorpusError, StorageError."""
-    kept_shard: tuple[str, str] | None = None
-    kept: dict[int, list[Row]] = {}
+    """A table of one RANGE row for each range of the window; what cannot be read is its `error`."""
+    kept: _Kept | None = None
     for piece in window:
-        if keep is not None and kept_shard != (piece.source, piece.shard):
-            kept_shard, kept = (piece.source, piece.shard), _kept_rows(keep, piece)
-        keys = corpus.index(piece.shard)["key"].slice(piece.start, piece.num_rows).to_pylist()
-        settled = settle(
-            piece.source, piece.shard, dict(zip(range(piece.start, piece.stop), keys, strict=True)), kept, plan
-        )
-        samples = [_packed(sample) for sample in corpus.read(piece.shard, settled.to_caption)]
-        assert len(samples) == len(settled.to_caption), "a row that was asked for was not read"
-        row = {
-            "source": piece.source,
-            "shard": piece.shard,
-            "start": piece.start,
-            "stop": piece.stop,
-            "samples": samples,
-            "settled": settled.rows,
-            "num_kept": settled.num_kept,
-        }
+        row: dict[str, Any] = {"source": piece.source, "shard": piece.shard, "start": piece.start, "stop": piece.stop}
+        try:
+            if keep is not None and (kept is None or kept.shard != piece.shard):
+                kept = _Kept(piece.shard, _kept_rows(keep, piece))
+            row.update(_read_range(corpus, piece, plan, kept.rows if kept else {}))
+        except Exception as error:  # the driver decides what it means for the whole
+            row["error"] = packed_error(error)
         yield pa.Table.from_pylist([row], schema=RANGE)
+
+
+def _read_range(corpus: Corpus, piece: RowRange, plan: CaptionPlan, kept: dict[int, list[Row]]) -> dict[str, Any]:
+    began = time.monotonic()
+    keys = corpus.index(piece.shard)["key"].slice(piece.start, piece.num_rows).to_pylist()
+    settled = settle(
+        piece.source, piece.shard, dict(zip(range(piece.start, piece.stop), keys, strict=True)), kept, plan
+    )
+    samples = [_packed(sample) for sample in corpus.read(piece.shard, settled.to_caption)]
+    assert len(samples) == len(settled.to_caption), "a row that was asked for was not read"
+    return {
+        "samples": samples,
+        "settled": settled.rows,
+        "num_kept": settled.num_kept,
+        "read_seconds": time.monotonic() - began,
+    }
+
+
+class _Kept(NamedTuple):
+    """Rows of the layer to keep, of the shard that is being read."""
+
+    shard: str
+    rows: dict[int, list[Row]]
+
+
+def packed_error(error: Exception) -> bytes:
+    """An error as a value, to be raised by the driver: our own as it is, any other with its traceback in words."""
+    if not isinstance(error, Vila2Error):
+        error = StageFailed(f"recaptioning met an error that it does not know:\n{traceback.format_exc()}")
+    return pickle.dumps(error)
 
 
 def unpack(source: str, shard: str, packed: dict[str, Any]) -> Sample:

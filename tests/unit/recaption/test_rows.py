@@ -13,14 +13,13 @@ from tests.unit.recaption.pictures import bad_pictures, make_job, write_shards
 from vila2_ray.config import SamplingConfig
 from vila2_ray.engines.fake import FakeBehaviour, FakeEngine, fake_caption
 from vila2_ray.errors import EngineDied
-from vila2_ray.recaption.actor import read_ahead
 from vila2_ray.recaption.rows import caption, settle, to_table
 
 
 def test_every_caption_lands_on_its_own_sample(tmp_path: Path) -> None:
     known = write_shards(tmp_path / "corpus", [70])
     job = make_job(tmp_path, num_variants=3)
-    rows = caption(FakeEngine(batch_size=7), job.corpus.read("00000"), job.plan, lambda made: read_ahead(made, 5))
+    rows = caption(FakeEngine(batch_size=7), job.corpus.read("00000"), job.plan)
     assert [(row["row"], row["variant"]) for row in rows] == [(n, v) for n in range(70) for v in range(3)]
     for row in rows:
         prompt = job.prompts.text(row["prompt_id"])
@@ -90,16 +89,3 @@ def test_sampling_seeds_differ_by_sample_and_variant_and_repeat(tmp_path: Path) 
     rows = caption(FakeEngine(), job.corpus.read("00000"), job.plan)
     assert len({row["text"] for row in rows}) == 10
     assert rows == caption(FakeEngine(batch_size=3), job.corpus.read("00000"), job.plan)
-
-
-def test_read_ahead_keeps_order_and_carries_errors() -> None:
-    assert list(read_ahead(range(100), 3)) == list(range(100))
-
-    def failing() -> Any:
-        yield 1
-        raise EngineDied("here")
-
-    items = read_ahead(failing(), 2)
-    assert next(items) == 1
-    with pytest.raises(EngineDied, match="here"):
-        next(items)
