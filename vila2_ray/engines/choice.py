@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def choose_engine(name: EngineName) -> EngineName:
-    """What `auto` means on this machine: vLLM on GPUs, else transformers, which starts sooner and suits small models."""
+    """What `auto` means here: vLLM on GPUs; else transformers, which starts sooner and suits small models."""
     if name != "auto":
         return name
     return "vllm" if choose_device() == "cuda" and not vllm_problem() else "transformers"
@@ -31,6 +31,9 @@ def vllm_problem() -> str:
     """Why vLLM cannot run here, in a few words; empty where it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed: pip install 'vila2-ray[gpu]' (or [cpu])"
+    from vila2_ray.engines.vllm import set_environment
+
+    set_environment()
     try:
         from vllm.platforms import current_platform
 

@@ -26,7 +26,6 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else all actors of a node sit on the same cores
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
 }
 _OURS = {"model", "tokenizer", "trust_remote_code", "load_format", "max_num_seqs", "dtype", "quantization", "seed"}
 _OURS |= {"mm_processor_kwargs", "tensor_parallel_size", "enable_prefix_caching", "max_model_len"}
@@ -61,15 +60,14 @@ class VllmEngine:
     ) -> VllmEngine:
         """Raises CheckpointError for a folder that vLLM cannot serve, ConfigError for arguments that it refuses."""
         check_checkpoint(folder)
-        for name, value in _ENVIRONMENT.items():
-            os.environ[name] = value
+        set_environment()
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, math.ceil(config.kv_cache_gb))))
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        arguments = engine_arguments(folder, config)
+        arguments.update(mm_processor_kwargs=processor or None, quantization=quantization or None, seed=seed)
         try:
-            arguments = engine_arguments(folder, config)
-            arguments.update(mm_processor_kwargs=processor or None, quantization=quantization or None, seed=seed)
             llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise CheckpointError(
@@ -141,6 +139,12 @@ class VllmEngine:
             [list(completion.token_ids) for completion in completions], skip_special_tokens=True
         )
         return [_generation(r.key, c, text) for r, c, text in zip(requests, completions, said, strict=True)]
+
+
+def set_environment() -> None:
+    """What vLLM reads from the environment; to be called before vLLM is imported."""
+    os.environ.update(_ENVIRONMENT)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
 def engine_arguments(folder: Path, config: EngineConfig) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""The `vila` model for vLLM: its LLaVA with the `mlp_downsample` connector. Loads what `save_pretrained` wrote.
+"""LLaVA and `vila` for vLLM: loaded as `save_pretrained` wrote them; `vila` has the `mlp_downsample` connector.
 
 Imported only by vLLM, through `vllm_plugin`.
 """
 
 from __future__ import annotations
+
+import re
 
 from vllm.config import VllmConfig
 from vllm.model_executor.models.llava import (
@@ -17,6 +19,21 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vila2_ray.model.configuration import VilaConfig, grid_side, num_image_tokens
 from vila2_ray.model.modeling import VilaMultiModalProjector
+
+_NAMES = LlavaForConditionalGeneration.hf_to_vllm_mapper | WeightsMapper(
+    orig_to_new_regex={
+        # CLIP and SigLIP towers as transformers 5 names them; vLLM has one module more around them
+        re.compile(r"^(model\.)?vision_tower\.(?=embeddings|encoder|pre_layrnorm|post_layernorm)"): (
+            "vision_tower.vision_model."
+        )
+    }
+)
+
+
+class LlavaOfTransformers5(LlavaForConditionalGeneration):
+    """vLLM's LLaVA, which in 0.29 knows only the names under which transformers 4 saved a tower."""
+
+    hf_to_vllm_mapper = _NAMES
 
 
 class VilaProcessingInfo(LlavaProcessingInfo):
@@ -36,16 +53,7 @@ class VilaProcessingInfo(LlavaProcessingInfo):
 class VilaForConditionalGeneration(LlavaForConditionalGeneration):
     """vLLM's LLaVA with VILA's connector, which is small enough to be on every tensor-parallel rank as a whole."""
 
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_prefix={
-            # in this order: each rule sees what the one before it has made
-            "model.vision_tower.": "vision_tower.",
-            "vision_tower.": "vision_tower.vision_model.",
-            "model.language_model.": "language_model.model.",
-            "model.multi_modal_projector.": "multi_modal_projector.",
-            "lm_head.": "language_model.lm_head.",
-        }
-    )
+    hf_to_vllm_mapper = _NAMES
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)

@@ -14,9 +14,9 @@ def register() -> None:
 
     read_images_without_torchvision()
     register_with_transformers()
-    ModelRegistry.register_model(
-        "VilaForConditionalGeneration", "vila2_ray.model.vllm_model:VilaForConditionalGeneration"
-    )
+    room = "vila2_ray.model.vllm_model"
+    ModelRegistry.register_model("VilaForConditionalGeneration", f"{room}:VilaForConditionalGeneration")
+    ModelRegistry.register_model("LlavaForConditionalGeneration", f"{room}:LlavaOfTransformers5")
 
 
 def read_images_without_torchvision() -> None:

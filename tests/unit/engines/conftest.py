@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def make_requests() -> MakeRequests:
             for n, im in enumerate(images)
         ]
         return [
-            GenerationRequest((n, k), f"image-{n}", tinted[n], prompt, 1000 * n + k, settings)
+            GenerationRequest(
+                (n, k), sha256(tinted[n].tobytes()).hexdigest(), tinted[n], prompt, 1000 * n + k, settings
+            )
             for n in range(number)
             for k, prompt in enumerate(prompts)
         ]
