@@ -40,6 +40,7 @@ SUMMARY = pa.schema(
         pa.field("not_selected", pa.int32()),
         pa.field("tokens", pa.int64()),
         pa.field("engine", pa.string()),
+        pa.field("opened_at", pa.float64()),  # Unix time at which the actor's engine was there
         *(pa.field(f"{part}_seconds", pa.float64()) for part in PARTS_OF_WORK),
         pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range is set
     ]
@@ -101,6 +102,7 @@ class CaptionActor:
             "not_selected": len(piece["settled"]) - piece["num_kept"],
             "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
             "engine": f"{feed.engine.name} {feed.engine.version}",
+            "opened_at": feed.opened_at,
             "read_seconds": piece["read_seconds"],
             "decode_seconds": captioning.decode_seconds,
             "prepare_seconds": captioning.prepare_seconds,

@@ -38,6 +38,7 @@ class EngineFeed:
 
     def __init__(self, engine: Engine, decode_threads: int, on_death: Callable[[EngineDied], None]) -> None:
         self.engine = engine
+        self.opened_at = time.time()
         self._on_death = on_death
         self._making = threading.Semaphore(decode_threads)
         self._generating = threading.Lock()

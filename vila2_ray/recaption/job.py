@@ -77,6 +77,8 @@ class RecaptionSummary:
     num_shards: int
     seconds: float
     engine: str
+    generating_seconds: float = 0.0
+    """From the moment at which the first engine was there until the last layer file was."""
     seconds_by_part: dict[str, float] = field(default_factory=dict)
     """Where this call's time went: read, decode, prepare, engine, write; summed over threads, which overlap."""
 

@@ -104,6 +104,7 @@ class _Course:
         self._figures: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
         self._engine = job.config.engine.name
+        self._opened_at = math.inf
 
     def take(self, row: dict[str, Any]) -> RowRange:
         """Count a SUMMARY row; the range that it is about. Raises the error that it carries."""
@@ -111,7 +112,7 @@ class _Course:
             raise pickle.loads(row["error"])
         self._figures.update({key: row[key] for key in ("captioned", "kept", "failed", "not_selected", "tokens")})
         self._seconds.update({part: row[f"{part}_seconds"] for part in PARTS_OF_WORK})
-        self._engine = row["engine"]
+        self._engine, self._opened_at = row["engine"], min(self._opened_at, row["opened_at"])
         piece = RowRange(row["source"], row["shard"], row["start"], row["stop"])
         self.settle(piece)
         return piece
@@ -140,6 +141,7 @@ class _Course:
             num_shards=len(self._work.unfinished),
             seconds=time.monotonic() - self._began,
             engine=self._engine,
+            generating_seconds=max(0.0, time.time() - self._opened_at),
             seconds_by_part={part: round(self._seconds[part], 3) for part in PARTS_OF_WORK},
         )
 

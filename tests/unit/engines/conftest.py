@@ -32,10 +32,9 @@ def make_requests() -> MakeRequests:
             Image.blend(im, Image.new("RGB", im.size, (n * 37 % 256, n * 91 % 256, 60)), 0.6)
             for n, im in enumerate(images)
         ]
+        digests = [sha256(image.tobytes()).hexdigest() for image in tinted]
         return [
-            GenerationRequest(
-                (n, k), sha256(tinted[n].tobytes()).hexdigest(), tinted[n], prompt, 1000 * n + k, settings
-            )
+            GenerationRequest((n, k), digests[n], tinted[n], prompt, 1000 * n + k, settings)
             for n in range(number)
             for k, prompt in enumerate(prompts)
         ]
