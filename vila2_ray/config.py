@@ -128,8 +128,8 @@ class EngineConfig:
     cpus_per_actor: float = operational(1.0)
     gpus_per_actor: float = operational(0.0)
     max_dead_ranges: int = operational(8)
-    """Row ranges of a pass (and one more per thousand) on which the engine's process may die, twice each, before the
-    stage gives up. Fewer are cut down to the samples that do it, which become failed rows."""
+    """Deaths of an engine's process in one pass (and one more per thousand row ranges) before the stage gives up. What
+    it had in hand is tried again in smaller pieces, down to the samples that do it, which become failed rows."""
 
     def __post_init__(self) -> None:
         _positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor", "tensor_parallel")

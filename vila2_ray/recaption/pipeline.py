@@ -3,7 +3,7 @@
     windows of row ranges ─▶ read tasks (ranged reads) ─▶ pool of caption actors (decode, generate, write the part)
                                                           ─▶ a row of figures per range ─▶ this driver
     a shard whose ranges are all there ─▶ stateless finish task (layer file, then parts deleted)
-    a range whose actor died twice     ─▶ cut into pieces and run again; a single row that does it is `engine_died`
+    a range whose actor died           ─▶ cut into pieces and run again; a single row that does it is `engine_died`
 
 Nothing is remembered between calls: what is done is what lies in the storage. Image columns leave the object store with
 the range that carried them; what comes back to the driver is a few numbers.
@@ -41,7 +41,7 @@ __all__ = ["RecaptionJob", "RecaptionSummary", "recaption"]
 _READ_CPUS = 0.1
 """Reading waits for storage; asking for less than the actors also keeps Ray Data from fusing the two."""
 _PIECES = 16
-"""A range that kills the engine is cut into so many: of 256 rows the one that does it is found in two more passes."""
+"""A range that kills the engine is cut into so many: of 256 rows the one that does it is alone two passes later."""
 
 
 def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
@@ -56,35 +56,40 @@ def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
     progress.start(name, work.rows_total, "images")
     progress.update(work.rows_done)
     course = _Course(job, work, progress, began)
-    ranges, alone = work.ranges, False
+    ranges, suspects = work.ranges, Counter[RowRange]()
+    alone = False
     while ranges:
         unanswered = set(ranges)
         for row in _summaries(job, ranges, name, alone):
             unanswered.discard(course.take(row))
-        ranges, alone = _after_deaths(job, course, [r for r in ranges if r in unanswered], alone), True
+        died = [piece for piece in ranges if piece in unanswered]
+        suspects.update(piece for piece in died if alone and piece.num_rows == 1)
+        ranges, alone = _after_deaths(job, course, died, suspects), True
         if ranges:
             rows = sum(piece.num_rows for piece in ranges)
-            progress.note(f"{name}: the engine's process died on {rows} rows; trying them again in smaller pieces")
+            progress.note(f"{name}: a process died that had {rows} rows in hand; trying them again in smaller pieces")
     course.finishing.wait()
     progress.finish()
     return course.summary()
 
 
-def _after_deaths(job: RecaptionJob, course: _Course, left: list[RowRange], alone: bool) -> list[RowRange]:
-    """What is still to be done of ranges that came back with no answer, cut smaller; rows that died alone are settled.
+def _after_deaths(
+    job: RecaptionJob, course: _Course, died: list[RowRange], suspects: Counter[RowRange]
+) -> list[RowRange]:
+    """What is still to be done of ranges whose actor died while they were there, by their fault or not, cut smaller.
 
-    A range comes back with no answer when its actor died twice while it was there, by its fault or another's.
+    A single row on which a process died twice, with nothing else in hand, is settled as `engine_died`.
     """
-    if not left:
+    if not died:
         return []
     written = job.parts.ranges()
     again: list[RowRange] = []
-    for piece in left:
+    for piece in died:
         if (piece.start, piece.stop) in written.get((piece.source, piece.shard), []):
             path = job.parts.path(piece.source, piece.shard, piece.start, piece.stop)
             statuses = job.parts.store.read_table(path, ["status"])["status"].to_pylist()
             course.settle(piece, **Counter(statuses))  # its actor died between writing and telling
-        elif piece.num_rows == 1 and alone:
+        elif suspects[piece] >= 2:
             key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
             rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
             table = to_table(rows, piece.start, piece.stop, job.config.num_variants)
@@ -147,7 +152,7 @@ class _Course:
 
 
 def _summaries(job: RecaptionJob, ranges: list[RowRange], name: str, alone: bool) -> Iterator[dict[str, Any]]:
-    """Run the pipeline; a SUMMARY row for each range as it is finished, none for a range whose actor died on it twice.
+    """Run the pipeline; a SUMMARY row for each range as it is finished, none for a range whose actor died.
 
     `alone`: one range at a time in an actor, so that a death is the fault of the range that was there.
     """
@@ -214,8 +219,8 @@ def _dataset(job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: 
         ),
         num_cpus=engine.cpus_per_actor,
         num_gpus=engine.gpus_per_actor or None,
-        max_restarts=2 * deaths,
-        max_task_retries=1,
+        max_restarts=deaths,
+        max_task_retries=0,  # who waits for a lost node's actor to come back may wait for ever; see `_after_deaths`
     )
 
 
