@@ -1,7 +1,7 @@
 """A driver that recaptions `folder/corpus` into `folder/<name>`, to be killed: `python … folder name temporary`.
 
-Its cluster has a head and two nodes with a pretended GPU each, on which the caption actors are; a lost node is replaced,
-as an autoscaler would. Process ids that a test may kill stand in `folder/<name>.pids`.
+Its cluster has a head and two nodes with a pretended GPU each, on which the caption actors are; a lost node is
+replaced, as an autoscaler would. Process ids that a test may kill stand in `folder/<name>.pids`.
 """
 
 from __future__ import annotations

@@ -57,12 +57,12 @@ def driver(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        for left in [*family(process), psutil.Process(process.pid)] if process.poll() is None else family(process):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        raylets = [pid for pids in told_pids(folder).values() for pid in pids]  # of a driver that is gone, too
+        for pid in [*(left.pid for left in family(process)), *raylets, process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
+        (folder / "killed.pids").unlink(missing_ok=True)
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -82,10 +82,16 @@ def kill(victim: str, process: subprocess.Popen[bytes], folder: Path, rng: rando
         if actors:
             rng.choice(actors).kill()
     else:
-        pids = json.loads((folder / "killed.pids").read_text())[victim]
+        pids = told_pids(folder)[victim]
         for pid in [rng.choice(pids)] if victim == "node" else pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def told_pids(folder: Path) -> dict[str, list[int]]:
+    """Of the driver's nodes and head, as far as it has told."""
+    told = folder / "killed.pids"
+    return dict(json.loads(told.read_text())) if told.is_file() else {}
 
 
 def command_of(process: psutil.Process) -> list[str]:
@@ -130,7 +136,7 @@ def test_a_killed_recaptioning_ends_as_an_undisturbed_one(
         with driver(tmp_path, temporary) as process:
             assert process.wait(PATIENCE) == 0, log_of(tmp_path)
         summary = json.loads((tmp_path / "killed.summary").read_text())
-        assert summary["num_samples"] == sum(SIZES) - done, "nothing that was done is done again"
+        assert summary["num_samples"] <= sum(SIZES) - done, "nothing that was done is done again"
     job = make_job(tmp_path, "killed", num_variants=2)
     assert job.layer.to_table().equals(undisturbed(tmp_path))
     assert job.parts.ranges() == {}
