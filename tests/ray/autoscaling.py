@@ -1,0 +1,107 @@
+"""A Ray head on this machine whose autoscaler brings up nodes with pretended GPUs, by Ray's own fake node provider.
+
+Ray's `AutoscalingCluster` needs a file that its wheel lacks, and ends every Ray of the machine with `ray stop --force`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+HEAD = "ray.head.default"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def configuration(max_workers: int, idle_seconds: float, address: str) -> dict[str, Any]:
+    return {
+        "cluster_name": "pretended",
+        "max_workers": max_workers,
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": idle_seconds / 60,
+        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "auth": {},
+        "docker": {},
+        "head_node_type": HEAD,
+        "available_node_types": {
+            HEAD: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "gpu": {
+                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": max_workers,
+            },
+        },
+        **{name: [] for name in ("initialization_commands", "setup_commands", "head_setup_commands")},
+        **{name: [] for name in ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")},
+        **{name: {} for name in ("file_mounts", "head_node", "worker_nodes")},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+
+
+@contextlib.contextmanager
+def autoscaling_cluster(folder: Path, max_workers: int, idle_seconds: float = 4.0) -> Iterator[psutil.Process]:
+    """Connected to by this process while the context lasts. `folder` must have a short path: sockets lie in it."""
+    address = f"127.0.0.1:{free_port()}"
+    config = folder / "autoscaling.json"
+    config.write_text(json.dumps(configuration(max_workers, idle_seconds, address)))
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={address.rpartition(':')[2]}"]
+    command += ["--num-cpus=1", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}", "--block"]
+    command += [f"--autoscaling-config={config}", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
+    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    environment.update(RAY_enable_autoscaler_v2="0", RAY_health_check_failure_threshold="2")
+    with open(folder / "head.log", "ab") as log:
+        started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    head = psutil.Process(started.pid)
+    try:
+        _connect(address, folder, started)
+        yield head
+    finally:
+        ray.shutdown()
+        for process in [*head.children(recursive=True), head]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        started.wait(20)
+
+
+def _connect(address: str, folder: Path, started: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1")
+            return
+        except (ConnectionError, RuntimeError, ValueError):
+            told = (folder / "head.log").read_text()[-3000:]
+            assert started.poll() is None, told
+            assert time.monotonic() < until, told
+            time.sleep(0.5)
+
+
+def worker_nodes() -> int:
+    """Nodes beside the head that are alive."""
+    return sum(node["Alive"] for node in ray.nodes()) - 1
+
+
+def raylets_of_workers(head: psutil.Process) -> list[psutil.Process]:
+    """The processes that are the worker nodes."""
+    raylets = [p for p in head.children(recursive=True) if p.name() == "raylet"]
+    return [p for p in raylets if "--head" not in p.cmdline()]
