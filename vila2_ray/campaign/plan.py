@@ -55,34 +55,61 @@ def stages(config: Config) -> list[Stage]:
     Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again
     from the same base weights and the aligned connector.
     """
+    screened = ("screen",) if config.screen.is_on else ()
+    sft_screened = screened if config.screen.finds_heldout else ()
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
-        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
+        *([_screening(config)] if config.screen.is_on else []),
+        Stage("align", "align", None, ("index", *screened), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
         text: tuple[str, ...] = _ALT_TEXT
         if k:
-            plan += _captioning(f"{k}", k, k - 1)
+            plan += _captioning(f"{k}", k, k - 1, screened)
             layer, text = (f"recaption-{k}", f"filter-{k}"), _FUSED
         plan += [
-            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *text)),
             Stage(
-                f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")
+                f"pretrain-{k}",
+                "pretrain",
+                k,
+                ("align", *layer, *screened),
+                ("pretrain",),
+                False,
+                ("train.pretrain", *text),
+            ),
+            Stage(
+                f"sft-{k}",
+                "sft",
+                k,
+                (f"pretrain-{k}", *sft_screened),
+                ("sft",),
+                False,
+                ("train.sft", "train.shuffle_window", "seed"),
             ),
             Stage(
                 f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")
             ),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
-        plan += _captioning("full", None, None)
+        plan += _captioning("full", None, None, screened)
     return plan + [Stage(name, name) for name in LAST_STAGES]
 
 
-def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
+def _screening(config: Config) -> Stage:
+    """Verdicts on samples, before anything is captioned or trained on.
+
+    Its name holds rules and held-out pictures, not the corpus: shards that are added later are screened as well, and
+    what was captioned before keeps its place.
+    """
+    corpora = ("heldout",) if config.screen.heldout else ()
+    return Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", "corpus"))
+
+
+def _captioning(suffix: str, k: int | None, captioner: int | None, screened: tuple[str, ...]) -> list[Stage]:
     """A recaptioning and the verdicts on it. The full pass names no captioner: the best round's is taken."""
     fields = ("recaption", "seed", *(("rounds.fraction",) if k is not None else ()))
-    reads = (f"sft-{captioner}",) if captioner is not None else ()
+    reads = (*((f"sft-{captioner}",) if captioner is not None else ()), *screened)
     return [
         Stage(f"recaption-{suffix}", "recaption", k, reads, (), False, fields),
         Stage(f"filter-{suffix}", "filter", k, (f"recaption-{suffix}",), (), False, ("filters", *_PROMPTS)),
