@@ -4,8 +4,9 @@ webdataset   <shard>.tar: image bytes as they were, .txt with the fused text, .j
 parquet      <shard>.parquet: the same as columns
 captions     <shard>.parquet: the captions alone, by sample and image digest, without a pixel
 
-Flagged captions stay out. Shards are written whole, each followed by a file of its counts below stats/; the data card
-(README.md) comes last. An interrupted export goes on where it stopped, and the same inputs give the same bytes.
+Flagged captions stay out. Interleaved documents go through a webdataset export as they are. Shards are written whole,
+each followed by a file of its counts below stats/; the data card (README.md) comes last. An interrupted export goes on
+where it stopped, and the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -179,6 +180,10 @@ def _fused(job: _Export, ref: ShardRef, counts: _Counts) -> Iterator[Fused]:
         if flags := screened.get(sample.row):
             counts.left_out[f"screened: {', '.join(flags)}"] += 1
             continue
+        if _is_document(sample) and job.format == "webdataset":
+            counts.exported += 1
+            yield Fused(sample, "", "", [])
+            continue
         by_layer = [found.get(sample.row, []) for found in captions]
         best: list[dict[str, Any]] = next((found for found in reversed(by_layer) if found), [])
         texts = [("", training_text(caption["text"], job.filters)) for caption in best]
@@ -223,6 +228,10 @@ def _captions(
             columns = ("variant", "prompt_id", "text", "mean_logprob", "min_logprob", "image_sha256")
             kept.setdefault(row["row"], []).append({**provenance, **{name: row[name] for name in columns}})
     return all_kept, failed
+
+
+def _is_document(sample: Sample) -> bool:
+    return sample.problem is not None and sample.problem.reason is Reason.DOCUMENT
 
 
 def _unusable(sample: Sample, failed: dict[int, str], pixels: bool) -> str:

@@ -63,7 +63,8 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels of the upright picture, from its header. Raises SampleError as `decode_image` does."""
     image = _checked(data, max_pixels)
     width, height = image.size
-    return (height, width) if _turn(image) in _QUARTER_TURNS else (width, height)
+    is_upright = image.format == "TIFF"  # PIL turns these itself, and tells the size that they will have
+    return (height, width) if not is_upright and _turn(image) in _QUARTER_TURNS else (width, height)
 
 
 def image_format(data: bytes) -> str:

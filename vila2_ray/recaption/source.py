@@ -101,7 +101,8 @@ def read_window(
         row: dict[str, Any] = {"source": piece.source, "shard": piece.shard, "start": piece.start, "stop": piece.stop}
         try:
             if known is None or known.shard != piece.shard:
-                screened = screening.flags(piece.source, piece.shard) if screening is not None else {}
+                screened = _documents(corpus.index(piece.shard))
+                screened |= screening.flags(piece.source, piece.shard) if screening is not None else {}
                 known = _Known(piece.shard, _kept_rows(keep, piece) if keep is not None else {}, screened)
             row.update(_read_range(corpus, piece, plan, known))
         except Exception as error:  # the driver decides what it means for the whole
@@ -130,6 +131,12 @@ class _Known(NamedTuple):
     shard: str
     kept: dict[int, list[Row]]
     screened: dict[int, list[str]]
+
+
+def _documents(index: pa.Table) -> dict[int, list[str]]:
+    """Rows of interleaved documents, which pass through untouched, as screening would name them."""
+    found = index.filter(pc.equal(index["problem"], Reason.DOCUMENT.value))["row"].to_pylist()
+    return {row: [Reason.DOCUMENT.value] for row in found}
 
 
 def packed_error(error: Exception) -> bytes:

@@ -321,3 +321,19 @@ def test_an_export_is_written_again_where_the_takedown_list_has_grown(campaign: 
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
     assert campaign.export("out", "captions", screening=screening) == after
     assert stamps == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+
+
+def test_interleaved_documents_pass_through(build: Any, tmp_path: Path) -> None:
+    document = {"images": [None, "https://x.example/1.jpg"], "texts": ["before", None], "metadata": {"n": [1, 2.5]}}
+    pair = [("a.png", build.picture()), ("a.txt", b"alt")]
+    build.tar(tmp_path / "s" / "0.tar", [*pair, ("b.json", json.dumps(document).encode())])
+    corpus = build.corpus(tmp_path / "s", tmp_path / "i")
+    figures = export(corpus, [], [], FuseConfig(), Store(tmp_path / "out"), "webdataset", {})
+    assert (figures["samples"], figures["exported"], figures["left_out"]) == (2, 2, {})
+    found = members(tmp_path / "out" / "0.tar")
+    assert json.loads(found["b.json"]) == document
+    assert sorted(found) == ["a.json", "a.png", "a.txt", "b.json"]
+    again = build.corpus(tmp_path / "out", tmp_path / "again")
+    assert [s.problem.reason.value for s in again.read("0") if s.problem] == ["document"]
+    figures = export(corpus, [], [], FuseConfig(), Store(tmp_path / "table"), "parquet", {})
+    assert figures["left_out"] == {"document": 1}, "a table of pictures has no place for it, and says so"
