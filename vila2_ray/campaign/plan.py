@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vila2_ray.config import Config, semantic_fields
@@ -55,61 +55,49 @@ def stages(config: Config) -> list[Stage]:
     Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again
     from the same base weights and the aligned connector.
     """
-    screened = ("screen",) if config.screen.is_on else ()
-    sft_screened = screened if config.screen.finds_heldout else ()
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
-        *([_screening(config)] if config.screen.is_on else []),
-        Stage("align", "align", None, ("index", *screened), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
+        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
         text: tuple[str, ...] = _ALT_TEXT
         if k:
-            plan += _captioning(f"{k}", k, k - 1, screened)
+            plan += _captioning(f"{k}", k, k - 1)
             layer, text = (f"recaption-{k}", f"filter-{k}"), _FUSED
         plan += [
+            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *text)),
             Stage(
-                f"pretrain-{k}",
-                "pretrain",
-                k,
-                ("align", *layer, *screened),
-                ("pretrain",),
-                False,
-                ("train.pretrain", *text),
-            ),
-            Stage(
-                f"sft-{k}",
-                "sft",
-                k,
-                (f"pretrain-{k}", *sft_screened),
-                ("sft",),
-                False,
-                ("train.sft", "train.shuffle_window", "seed"),
+                f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")
             ),
             Stage(
                 f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")
             ),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
-        plan += _captioning("full", None, None, screened)
-    return plan + [Stage(name, name) for name in LAST_STAGES]
+        plan += _captioning("full", None, None)
+    return _with_screening(plan, config) + [Stage(name, name) for name in LAST_STAGES]
 
 
-def _screening(config: Config) -> Stage:
-    """Verdicts on samples, before anything is captioned or trained on.
+def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:
+    """The plan with verdicts on samples before anything is captioned or trained on, where any are configured.
 
-    Its name holds rules and held-out pictures, not the corpus: shards that are added later are screened as well, and
-    what was captioned before keeps its place.
+    The screen stage's name holds rules and held-out pictures, not the corpus: shards that are added later are screened
+    as well, and what was captioned before keeps its place.
     """
+    if not config.screen.is_on:
+        return plan
+    readers = ("align", "pretrain", "recaption", *(("sft",) if config.screen.finds_heldout else ()))
     corpora = ("heldout",) if config.screen.heldout else ()
-    return Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", "corpus"))
+    screen = Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", "corpus"))
+    later = [replace(s, inputs=(*s.inputs, screen.name)) if s.kind in readers else s for s in plan[1:]]
+    return [plan[0], screen, *later]
 
 
-def _captioning(suffix: str, k: int | None, captioner: int | None, screened: tuple[str, ...]) -> list[Stage]:
+def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
     """A recaptioning and the verdicts on it. The full pass names no captioner: the best round's is taken."""
     fields = ("recaption", "seed", *(("rounds.fraction",) if k is not None else ()))
-    reads = (*((f"sft-{captioner}",) if captioner is not None else ()), *screened)
+    reads = (f"sft-{captioner}",) if captioner is not None else ()
     return [
         Stage(f"recaption-{suffix}", "recaption", k, reads, (), False, fields),
         Stage(f"filter-{suffix}", "filter", k, (f"recaption-{suffix}",), (), False, ("filters", *_PROMPTS)),

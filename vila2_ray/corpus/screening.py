@@ -10,6 +10,7 @@ Takedown lists are no verdicts: they are read whenever something is trained, cap
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -231,6 +232,10 @@ class Screening:
         for row in self._taken_down(source, shard):
             flags[row] = [*flags.get(row, []), Flag.TAKEDOWN.value]
         return flags
+
+    def over(self, corpus: Corpus) -> Screening:
+        """The same, of a corpus that holds some of the shards: what goes to another process."""
+        return dataclasses.replace(self, corpus=corpus)
 
     def digest(self) -> str:
         """Names the state of everything that decides: verdicts and takedown lists."""

@@ -16,6 +16,9 @@ import numpy as np
 
 from vila2_ray.screening.phash import HASH_BITS
 
+_BLOCK = 1 << 14
+"""Hashes that are compared at once: few enough for a processor's cache."""
+
 
 def cut(distance: int) -> list[tuple[int, int]]:
     """(shift, width) in bits of each of `distance` + 1 bands; together they are the whole hash."""
@@ -31,11 +34,7 @@ def band_of(hashes: np.ndarray, band: tuple[int, int]) -> np.ndarray:
 
 def num_different_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[N] Hamming distances of hashes [N] uint64."""
-    return _ONES[(a ^ b).view(np.uint16).reshape(-1, HASH_BITS // 16)].sum(axis=1, dtype=np.uint8)
-
-
-_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, dtype=np.uint8)
-"""Bits that are set in each number of 16 bits."""
+    return np.bitwise_count(a ^ b)
 
 
 def repeats(keys: tuple[np.ndarray, ...], ordinals: np.ndarray) -> np.ndarray:
@@ -54,12 +53,14 @@ def near_repeats(hashes: np.ndarray, ordinals: np.ndarray, band: tuple[int, int]
     firsts, places, keys = firsts[order], places[order], keys[order]
     ends = np.searchsorted(keys, keys, side="right")
     found = np.zeros(len(firsts), bool)
-    left = np.arange(len(firsts))
-    step = 1
-    while len(left := left[left + step < ends[left]]):  # each hash with the one `step` places on, bucket by bucket
-        near = left[num_different_bits(firsts[left], firsts[left + step]) <= distance]
-        found[np.where(places[near] > places[near + step], near, near + step)] = True
-        step += 1
+    for start in range(0, len(firsts), _BLOCK):  # each hash with the one `step` places on, as long as buckets reach
+        block = np.arange(start, min(start + _BLOCK, len(firsts)))
+        for step in range(1, int((ends[block] - block).max())):
+            here = firsts[start : min(start + _BLOCK, len(firsts) - step)]
+            there = firsts[start + step : start + step + len(here)]
+            near = start + np.flatnonzero(num_different_bits(here, there) <= distance)
+            near = near[near + step < ends[near]]  # equal in this band
+            found[np.where(places[near] > places[near + step], near, near + step)] = True
     return np.sort(np.concatenate([copies, places[found]]))
 
 
