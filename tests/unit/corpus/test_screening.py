@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -256,6 +258,19 @@ def test_takedowns_by_id_digest_and_url(screened: Screened, tmp_path: Path) -> N
     both = Screening(screened.corpus(), screened.verdicts, takedowns)
     assert both.flags("pretrain", "0")[3] == ["min_side", "takedown"]
     assert both.flags("pretrain", "0")[0] == ["min_side"]
+
+
+def test_parquet_shards_are_screened_and_taken_down_by_their_columns(screened: Screened, tmp_path: Path) -> None:
+    pictures = [encode(scene(n)) for n in (0, 1, 0)]
+    urls = ["https://x.example/a", None, "https://x.example/c"]
+    (screened.folder / "pretrain").mkdir()
+    columns = {"image": pictures, "caption": ["a", "b", "c"], "key": ["a", "b", "c"], "url": urls}
+    pq.write_table(pa.table(columns), screened.folder / "pretrain" / "0.parquet")
+    screened.screen(exact_duplicates=True)
+    (tmp_path / "list.txt").write_text("https://x.example/a\n0/b\n")
+    takedowns = Takedowns.look(Store(tmp_path / "takedown"), str(tmp_path / "list.txt"))
+    found = Screening(screened.corpus(), screened.verdicts, takedowns)
+    assert found.flags("pretrain", "0") == {0: ["takedown"], 1: ["takedown"], 2: ["duplicate"]}
 
 
 def test_a_takedown_is_never_taken_back(tmp_path: Path) -> None:
