@@ -169,6 +169,21 @@ def recaption(
     recaption_here(AloneJob(checkpoint, corpus, to, config.recaption, *given), config, sample, yes)
 
 
+@app.command(name="hash")
+def hash_corpus(
+    corpus: Annotated[str, typer.Argument(help="Shards or a folder of pictures: a folder, glob or file.")],
+    to: Annotated[str, typer.Option(help="File to write: a SHA-256 and a perceptual hash of each picture.")],
+    overrides: Overrides = None,
+) -> None:
+    """List the hashes of pictures, for screen.heldout_hashes: what must never enter training."""
+    from vila2_ray.cli_progress import shown_progress
+    from vila2_ray.corpus.hashing import write_hashes
+    from vila2_ray.recipe import load_config
+
+    with shown_progress() as progress:
+        print(write_hashes(corpus, to, load_config("", overrides).corpus, progress).sentence)
+
+
 @app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""

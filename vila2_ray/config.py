@@ -74,6 +74,57 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
+class ScreenConfig:
+    """Which samples are left out before anything is captioned or trained on; all rules are off by default.
+
+    Verdicts are written per sample, so that nothing vanishes silently. Lists are operational as paths: their content
+    enters fingerprints (held-out hashes), or is read whenever something is trained or exported (takedowns).
+    """
+
+    min_side: int = 0
+    """Pixels of the shorter side below which a picture is left out. 0: no limit."""
+    max_aspect: float = 0.0
+    """Longer ÷ shorter side above which a picture is left out. 0: no limit."""
+    exact_duplicates: bool = False
+    """Keep the first, in corpus order, of samples with the same encoded bytes."""
+    near_duplicates: bool = False
+    """Leave out a picture that looks like one before it: perceptual hashes at most near_distance bits apart."""
+    near_distance: int = 4
+    """Of 64 bits; also for held-out perceptual hashes."""
+    heldout: bool = False
+    """Leave out, in pretraining and SFT, what is in corpus.heldout or looks like it (decontamination)."""
+    heldout_hashes: tuple[str, ...] = operational(())
+    """Files of hashes, one a line: SHA-256 of encoded pictures or perceptual hashes; `vila2 hash` makes one."""
+    takedown: str = operational("")
+    """File of sample ids, SHA-256 of encoded pictures or URLs, one a line, that are never used again: by no training
+    stage, recaptioning or export that starts after the list has grown."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_side", "max_aspect"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"screen.{name}", getattr(self, name), "must not be negative; 0 is no limit")
+        if 0 < self.max_aspect < 1:
+            raise ConfigError("screen.max_aspect", self.max_aspect, "is longer ÷ shorter side, so at least 1; 0: off")
+        if not 0 <= self.near_distance <= 12:
+            raise ConfigError("screen.near_distance", self.near_distance, "must lie between 0 and 12 of 64 bits")
+
+    @property
+    def finds_heldout(self) -> bool:
+        """Whether samples are compared with held-out pictures."""
+        return self.heldout or bool(self.heldout_hashes)
+
+    @property
+    def finds_duplicates(self) -> bool:
+        """Whether samples are compared with each other."""
+        return self.exact_duplicates or self.near_duplicates
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a campaign has a screening stage; takedowns need none."""
+        return bool(self.min_side or self.max_aspect) or self.finds_heldout or self.finds_duplicates
+
+
+@dataclass(frozen=True)
 class BaseConfig:
     """The weights that every round starts from."""
 
@@ -337,6 +388,7 @@ class Config:
     recipe: str = operational("")
     seed: int = 0
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)

@@ -65,6 +65,8 @@ class Reason(str, Enum):
     IMAGE_TYPE = "image_type"
     DUPLICATE_KEY = "duplicate_key"
     SHARD_TRUNCATED = "shard_truncated"
+    DOCUMENT = "document"
+    """Interleaved images and texts, not one picture: passed through, never captioned. No row fails for it."""
     ENGINE_ERROR = "engine_error"
     ENGINE_DIED = "engine_died"
 

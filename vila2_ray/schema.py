@@ -77,6 +77,21 @@ VERDICT = pa.schema(
 )
 """One row per captioned row of the layer that it judges, in the layer's order."""
 
+IMAGE_VERDICT = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),  # pixels, upright; null where the image cannot be read
+        pa.field("height", pa.int32()),
+        pa.field("image_sha256", pa.string()),  # hex, of the encoded bytes; null where there are none
+        pa.field("phash", pa.string()),  # hex, perceptual hash of 64 bits; null where no rule asks for it
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # empty: KEPT; any flag: the sample is left out
+    ]
+)
+"""What screening found of each sample: one row per sample of the shard, in shard order."""
+
 PACK = pa.schema(
     [
         pa.field("sequence", pa.int64(), nullable=False),  # step t is the sequences [t·G, (t+1)·G)

@@ -87,3 +87,29 @@ def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
         run(micro.config(tmp_path / "new", "corpus.pretrain=/nowhere/at/all"))
     with pytest.raises(ConfigError, match="there is no campaign here"):
         Campaign(str(tmp_path / "empty"))
+
+
+@pytest.mark.slow
+def test_a_grown_takedown_list_reaches_later_stages_and_redoes_none(tmp_path: Path) -> None:
+    folder, listed = tmp_path / "campaign", tmp_path / "takedown.txt"
+    listed.write_text("")
+    screened = (f"screen.takedown={listed}", "screen.exact_duplicates=true")
+    done = run(micro.config(folder, *screened), until="recaption-1").ran
+    rows = Campaign(str(folder)).layer("round-1").to_pandas()
+    assert set(rows["status"]) == {"captioned"}
+    taken = rows["sample_id"].iloc[5]
+    listed.write_text(f"{taken}\n")
+    again = run(micro.config(folder, *screened)).ran
+    assert not set(done) & set(again)
+    plans = {path.parts[-3]: pq.read_table(path).to_pylist() for path in folder.glob("packs/*/*/plan.parquet")}
+    used = {name: {(row["shard"], row["row"]) for row in rows} for name, rows in plans.items()}
+    key = (rows["shard"].iloc[5], rows["row"].iloc[5])
+    assert key in used["base-align"]
+    assert key not in used["vlm-1-pretrain"]
+    exported = [row for path in folder.glob("export/captions/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert exported
+    assert taken not in {row["sample_id"] for row in exported}
+    listed.write_text("")  # what was taken down once stays so
+    screening = Campaign(str(folder)).screening()
+    assert screening is not None
+    assert screening.flags("pretrain", key[0]) == {key[1]: ["takedown"]}

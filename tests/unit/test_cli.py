@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from vila2_ray import cli, cli_head, cli_tables
@@ -18,7 +19,7 @@ from vila2_ray.cli_progress import Screen
 from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed, Vila2Error
 from vila2_ray.progress import LineProgress
 
-COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "recipes")
+COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "recipes")
 
 
 class Terminal(io.StringIO):
@@ -93,6 +94,17 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     command = f"{sys.executable} -m vila2_ray.cli run --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_hashes_of_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, color in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{name}.png")
+    listed = tmp_path / "lists" / "hashes.txt"
+    assert cli.main(["hash", str(tmp_path), "--to", str(listed)]) == 0
+    assert f"2 pictures: {listed}" in capsys.readouterr().out
+    lines = [line for line in listed.read_text().splitlines() if not line.startswith("#")]
+    assert [len(line) for line in lines] == [64, 16, 64, 16]
+    assert cli.main(["hash", str(tmp_path / "nowhere"), "--to", str(listed)]) == 2
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

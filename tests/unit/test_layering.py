@@ -19,6 +19,7 @@ LEVELS = (
     ("errors", "schema", "progress"),
     (
         "captions",
+        "screening",
         "config",
         "recipe",
         "campaign.plan",
@@ -36,8 +37,8 @@ LEVELS = (
 )
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
-PURE = ("errors", "schema", "progress", "config", "captions", "campaign.plan", "engines.base", "engines.fake")
-PURE += ("train.packplan", "evaluate.ranking", "evaluate.truth")
+PURE = ("errors", "schema", "progress", "config", "captions", "screening", "campaign.plan", "engines.base")
+PURE += ("engines.fake", "train.packplan", "evaluate.ranking", "evaluate.truth")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 
 

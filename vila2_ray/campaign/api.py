@@ -12,10 +12,12 @@ from vila2_ray.campaign.layout import Layout
 from vila2_ray.campaign.ledger import Entry, read_ledger
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
+from vila2_ray.campaign.screening import open_screening
 from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.recipe import from_yaml
@@ -83,6 +85,13 @@ class Campaign:
         marker = self.markers().get(_stage("filter", name))
         return self.layout.verdicts(name, marker.fingerprint) if marker else None
 
+    def screening(self, source: str = "pretrain") -> Screening | None:
+        """Which samples are left out of everything, as of now; None where nothing can be. Notes a grown takedown list.
+
+        Raises StageFailed where samples have still to be screened, CorpusError for a bad list.
+        """
+        return open_screening(self.layout, self.config, self.markers(), self.corpus(source))
+
     def scores(self) -> list[dict[str, Any]]:
         """Held-out scores by round, VLM_0 first, each with `round` and `model`."""
         return [{"round": k, "model": f"vlm-{k}", **s} for k, s in enumerate(read_round_scores(self.markers()))]
@@ -133,6 +142,9 @@ class Campaign:
         if stage.kind == "index":
             count = sum(v["num_samples"] for v in marker.summary.values()) if marker else 0
             return count, count, "samples"
+        if stage.kind == "screen":
+            count = sum(v["samples"] for v in marker.summary["flags"].values()) if marker else 0
+            return count, count, "samples"
         if stage.kind in ("align", "pretrain", "sft"):
             steps = int(marker.summary.get("num_steps", 0)) if marker else 0
             return steps, steps, "steps"
@@ -151,10 +163,9 @@ class Campaign:
 
     def _rows_in_parts(self, stage: plans.Stage, markers: dict[str, Marker]) -> int:
         """Rows of an unfinished layer that are safe already: whole shards and parts."""
-        captioner = markers.get(f"sft-{stage.round - 1}") if stage.round else None
-        if captioner is None:
+        if not stage.round or not set(stage.inputs) <= set(markers):
             return 0
-        name = plans.fingerprint(stage, self.config, {f"sft-{(stage.round or 1) - 1}": captioner.digest})
+        name = plans.fingerprint(stage, self.config, {needed: markers[needed].digest for needed in stage.inputs})
         layer, corpus = self.layout.layer(stage.layer, name), self.corpus()
         whole = set(layer.shards())
         rows = sum(corpus.num_rows(s.shard) for s in corpus.shards if (s.source, s.shard) in whole)

@@ -53,7 +53,7 @@ def _row(stage: plans.Stage, config: Config, counts: dict[str, int | None], meas
     if rate and samples is not None:
         tokens = _tokens(stage, config, samples)
         return _priced(stage, config, samples, tokens, samples / (rate * workers), config.rates.basis or "stated rate")
-    if stage.kind in ("index", "filter", *plans.LAST_STAGES):
+    if stage.kind in ("index", "screen", "filter", *plans.LAST_STAGES):
         return _priced(stage, config, samples, None, None, "small beside the rest")
     return _priced(stage, config, samples, _tokens(stage, config, samples), None, "unknown until measured")
 
@@ -82,7 +82,7 @@ def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) 
         return int(pretrain * share * config.recaption.num_variants)
     if stage.kind == "filter":
         return pretrain
-    return counts["heldout"] if stage.kind == "evaluate" else (pretrain if stage.kind == "index" else None)
+    return counts["heldout"] if stage.kind == "evaluate" else (pretrain if stage.kind in ("index", "screen") else None)
 
 
 def _tokens(stage: plans.Stage, config: Config, samples: int | None) -> int | None:

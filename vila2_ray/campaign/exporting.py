@@ -46,4 +46,5 @@ def export_campaign(
         config.filters,
         progress,
         run,
+        campaign.screening(),
     )

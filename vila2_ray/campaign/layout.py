@@ -7,6 +7,7 @@ from pathlib import Path
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
+from vila2_ray.corpus.screening import ImageVerdicts, Takedowns
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import CheckpointError, ConfigError
 from vila2_ray.storage import Store
@@ -37,6 +38,18 @@ class Layout:
 
     def verdicts(self, layer: str, fingerprint: str) -> Verdicts:
         return Verdicts(self.store.sub("verdicts", layer, fingerprint[:8]))
+
+    def images(self, fingerprint: str) -> ImageVerdicts:
+        """What screening found of every sample."""
+        return ImageVerdicts(self.store.sub("verdicts", "images", fingerprint[:8]))
+
+    def screening_work(self, fingerprint: str) -> Store:
+        """What lies between the passes of a screening."""
+        return self.store.sub("parts", "images", fingerprint[:8])
+
+    def takedowns(self, uri: str) -> Takedowns:
+        """Every takedown list that the campaign has seen, the one at `uri` (it may be "") as it is now included."""
+        return Takedowns.look(self.store.sub("takedown"), uri)
 
     def packs(self, model: str, stage: str, fingerprint: str) -> Store:
         return self.store.sub("packs", f"{model}-{stage}", fingerprint[:8])

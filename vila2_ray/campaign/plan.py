@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vila2_ray.config import Config, semantic_fields
@@ -76,7 +76,22 @@ def stages(config: Config) -> list[Stage]:
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
         plan += _captioning("full", None, None)
-    return plan + [Stage(name, name) for name in LAST_STAGES]
+    return _with_screening(plan, config) + [Stage(name, name) for name in LAST_STAGES]
+
+
+def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:
+    """The plan with verdicts on samples before anything is captioned or trained on, where any are configured.
+
+    The screen stage's name holds rules and held-out pictures, not the corpus: shards that are added later are screened
+    as well, and what was captioned before keeps its place.
+    """
+    if not config.screen.is_on:
+        return plan
+    readers = ("align", "pretrain", "recaption", *(("sft",) if config.screen.finds_heldout else ()))
+    corpora = ("heldout",) if config.screen.heldout else ()
+    screen = Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", "corpus"))
+    later = [replace(s, inputs=(*s.inputs, screen.name)) if s.kind in readers else s for s in plan[1:]]
+    return [plan[0], screen, *later]
 
 
 def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:

@@ -1,7 +1,7 @@
 """Carries a campaign on from wherever it stands: look at what is done, do the next stage, write its marker, go on.
 
-    index → align → pretrain-0 → sft-0 → evaluate-0 → [ recaption → filter → pretrain → sft → evaluate ] × rounds
-          → promote → report → export
+    index → (screen →) align → pretrain-0 → sft-0 → evaluate-0
+          → [ recaption → filter → pretrain → sft → evaluate ] × rounds → promote → report → export
 
 A stage is done when its marker says so under the fingerprint that it would have now. Nothing else is remembered.
 """
@@ -97,13 +97,14 @@ class _Driver:
         work = self._work
         inputs = self._inputs(stage)
         name = plans.fingerprint(stage, work.config, inputs)
-        covers = work.corpus("pretrain").digest() if stage.kind == "recaption" else ""
+        covers = work.covered_by(stage)
         marker = work.markers.get(stage.name)
         if marker is not None:
             same = marker.fingerprint == name
             if same and marker.covers == covers and stage.kind != "index":
                 return
-            grows = stage.kind == "index" or (stage.kind == "recaption" and same)  # shards may have been added
+            # shards may have been added
+            grows = stage.kind == "index" or (stage.kind in ("screen", "recaption") and same)
             if not grows and stage.name not in plans.LAST_STAGES:
                 self._refuse(stage, marker, inputs)
         with self._ledger.record(stage.name) as figures:
@@ -133,7 +134,7 @@ class _Driver:
         if stage.name in plans.LAST_STAGES:
             names = tuple(s.name for s in self._plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
         if stage.kind == "recaption" and stage.round is None:
-            names = (f"sft-{work.best_round}",)
+            names = (f"sft-{work.best_round}", *stage.inputs)
         for name in names:
             if name not in work.markers:
                 raise StageFailed(
@@ -145,6 +146,8 @@ class _Driver:
             inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
         if stage.reads_base:
             inputs["base"] = work.base_digest()
+        if stage.kind == "screen":
+            inputs["heldout_hashes"] = work.heldout_hashes_digest()
         return inputs
 
     def _refuse(self, stage: plans.Stage, marker: Marker, inputs: dict[str, str]) -> None:

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout, base_folder
 from vila2_ray.campaign.promotion import promote
+from vila2_ray.campaign.screening import open_screening, screened_sources
 from vila2_ray.campaign.state import Marker, read_round_scores
 from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import Config, EngineConfig, TrainingStage
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.screening import Screening, lists_digest
 from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import StageFailed
@@ -68,6 +70,19 @@ class Run:
         if not self._base_digest:
             self._base_digest = checkpoint_digest(base_folder(self.config))
         return self._base_digest
+
+    def covered_by(self, stage: plans.Stage) -> str:
+        """Digest of the corpora that a stage covers shard by shard, so that added shards do not redo the others."""
+        if stage.kind == "screen":
+            return " ".join(self.corpus(source).digest() for source in screened_sources(self.config))
+        return self.corpus("pretrain").digest() if stage.kind == "recaption" else ""
+
+    def heldout_hashes_digest(self) -> str:
+        return lists_digest(self.config.screen.heldout_hashes)
+
+    def screening(self, source: str) -> Screening | None:
+        """What is left out of a corpus as of now; None where nothing can be."""
+        return open_screening(self.layout, self.config, self.markers, self.corpus(source))
 
     def layer(self, k: int) -> tuple[Layer, Verdicts | None]:
         """The finished layer of a round and what the filters think of it."""
@@ -126,6 +141,17 @@ def _index(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(digest.hexdigest(), counts, time.monotonic() - started)
 
 
+def _screen(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.screening import screen
+
+    started = time.monotonic()
+    corpora = {source: run.corpus(source) for source in screened_sources(run.config)}
+    heldout = run.corpus("heldout") if run.config.screen.heldout else None
+    verdicts, work = run.layout.images(fingerprint), run.layout.screening_work(fingerprint)
+    flags = screen(corpora, heldout, verdicts, run.config.screen, work, run.progress, ray_map)
+    return Done(fingerprint, {"flags": flags}, time.monotonic() - started)
+
+
 def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     from vila2_ray.train.trainer import TrainingJob, run_training
 
@@ -148,6 +174,7 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         packs=run.layout.packs(model, name, fingerprint),
         state=run.layout.training(model, name, fingerprint),
         out=run.layout.checkpoint(model, name),
+        screening=run.screening("sft" if name == "sft" else "pretrain"),
     )
     summary = run_training(job, run.progress)
     return Done(summary.digest, asdict(summary), summary.seconds)
@@ -171,6 +198,7 @@ def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         plan_key=f"{run.config.seed}:{stage.layer}",
         fraction=1.0 if full else run.config.rounds.fraction,
         keep=run.layer(latest)[0] if full and latest else None,
+        screening=run.screening("pretrain"),
         metadata={
             "layer": stage.layer,
             "round": str(stage.round if stage.round is not None else captioner + 1),
@@ -279,6 +307,7 @@ def _export(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
 WORK: dict[str, Callable[[Run, plans.Stage, str], Done]] = {
     "index": _index,
+    "screen": _screen,
     "align": _train,
     "pretrain": _train,
     "sft": _train,

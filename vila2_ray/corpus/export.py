@@ -4,8 +4,9 @@ webdataset   <shard>.tar: image bytes as they were, .txt with the fused text, .j
 parquet      <shard>.parquet: the same as columns
 captions     <shard>.parquet: the captions alone, by sample and image digest, without a pixel
 
-Flagged captions stay out. Shards are written whole, each followed by a file of its counts below stats/; the data card
-(README.md) comes last. An interrupted export goes on where it stopped, and the same inputs give the same bytes.
+Flagged captions stay out. Interleaved documents go through a webdataset export as they are. Shards are written whole,
+each followed by a file of its counts below stats/; the data card (README.md) comes last. An interrupted export goes on
+where it stopped, and the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vila2_ray.corpus.exportformats import Fused
 from vila2_ray.corpus.images import image_format
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import ConfigError, CorpusError, Reason
@@ -54,6 +56,11 @@ class _Export:
     filters: FiltersConfig
     to: Store
     format: Format
+    screening: Screening | None = None
+
+    @property
+    def takedown_digest(self) -> str:
+        return self.screening.takedown_digest() if self.screening is not None else ""
 
 
 @dataclass
@@ -79,13 +86,15 @@ def export(
     filters: FiltersConfig | None = None,
     progress: Progress | None = None,
     run: Run | None = None,
+    screening: Screening | None = None,
 ) -> dict[str, Any]:
     """Write the data set to `to` and return the figures of its data card.
 
     `layers` stand in order, the best last, with the verdicts on each (None: nothing is flagged). The fused text of a
     sample takes the captions of the last layer that has kept ones for it. `card` adds `title`, `description`, `sources`
     (list of str), `scores` (list of dict) or anything else worth saying to the card. `run` spreads shards, as for the
-    index.
+    index. Samples that `screening` flags stay out; where the takedown list has grown since, an export in the same
+    folder is written again.
 
     Raises ConfigError for an unknown format, CorpusError when `to` holds something else.
     """
@@ -93,17 +102,20 @@ def export(
         raise ConfigError("export.format", format, f"must be one of {', '.join(get_args(Format))}")
     if len(layers) != len(verdicts):
         raise ValueError(f"{len(layers)} layers and {len(verdicts)} verdicts do not go together")
-    job = _Export(corpus, tuple(layers), tuple(verdicts), fuse, filters or FiltersConfig(), to, format)
+    job = _Export(corpus, tuple(layers), tuple(verdicts), fuse, filters or FiltersConfig(), to, format, screening)
     _claim(job)
     progress = progress or NullProgress()
     progress.start("export", len(corpus.shards), "shards")
     counts: list[dict[str, Any]] = []
     there = set(to.list("stats"))
+    missing = []
     for ref in corpus.shards:
-        if _stats_name(ref) in there:
-            counts.append(json.loads(to.read_text(_stats_name(ref))))
+        told = json.loads(to.read_text(_stats_name(ref))) if _stats_name(ref) in there else None
+        if told is None or told.get("takedown", "") != job.takedown_digest:
+            missing.append(ref)
+        else:
+            counts.append(told)
     progress.update(len(counts))
-    missing = [ref for ref in corpus.shards if _stats_name(ref) not in there]
     for found in (run or map)(functools.partial(_export_shard, job), missing):
         counts.append(found)
         progress.update(len(counts))
@@ -130,6 +142,8 @@ def _claim(job: _Export) -> None:
         "fuse": asdict(job.fuse),
         "filters": asdict(job.filters),
     }
+    if job.screening is not None and job.screening.verdicts is not None:
+        settings["screening"] = job.screening.verdicts.digest()
     settings = json.loads(json.dumps(settings))
     remedy = "Choose another folder, or delete this one first"
     if not job.to.exists(_SETTINGS):
@@ -138,7 +152,7 @@ def _claim(job: _Export) -> None:
         job.to.write_text(_SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
         return
     found = json.loads(job.to.read_text(_SETTINGS))
-    if changed := [name for name in settings if found.get(name) != settings[name]]:
+    if changed := [name for name in sorted({*settings, *found}) if found.get(name) != settings.get(name)]:
         raise CorpusError(job.to.uri, f"holds an export made with other {', '.join(changed)}", remedy)
 
 
@@ -150,7 +164,7 @@ def _export_shard(job: _Export, ref: ShardRef) -> dict[str, Any]:
         exportformats.write_parquet(job.to, ref, _fused(job, ref, counts))
     else:
         exportformats.write_webdataset(job.to, ref, _fused(job, ref, counts))
-    told = json.dumps(vars(counts), sort_keys=True)
+    told = json.dumps({**vars(counts), "takedown": job.takedown_digest}, sort_keys=True)
     job.to.write_text(_stats_name(ref), told)
     found: dict[str, Any] = json.loads(told)
     return found
@@ -160,8 +174,16 @@ def _fused(job: _Export, ref: ShardRef, counts: _Counts) -> Iterator[Fused]:
     """The samples of a shard that go into the export; the others are counted by reason."""
     pixels = job.format != "captions"
     captions, failed = _captions(job, ref, counts)
+    screened = job.screening.flags(ref.source, ref.shard) if job.screening is not None else {}
     for sample in job.corpus.read(ref, images=pixels):
         counts.samples += 1
+        if flags := screened.get(sample.row):
+            counts.left_out[f"screened: {', '.join(flags)}"] += 1
+            continue
+        if _is_document(sample) and job.format == "webdataset":
+            counts.exported += 1
+            yield Fused(sample, "", "", [])
+            continue
         by_layer = [found.get(sample.row, []) for found in captions]
         best: list[dict[str, Any]] = next((found for found in reversed(by_layer) if found), [])
         texts = [("", training_text(caption["text"], job.filters)) for caption in best]
@@ -206,6 +228,10 @@ def _captions(
             columns = ("variant", "prompt_id", "text", "mean_logprob", "min_logprob", "image_sha256")
             kept.setdefault(row["row"], []).append({**provenance, **{name: row[name] for name in columns}})
     return all_kept, failed
+
+
+def _is_document(sample: Sample) -> bool:
+    return sample.problem is not None and sample.problem.reason is Reason.DOCUMENT
 
 
 def _unusable(sample: Sample, failed: dict[int, str], pixels: bool) -> str:

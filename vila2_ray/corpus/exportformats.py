@@ -53,6 +53,9 @@ def write_webdataset(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for fused in samples:
             sample, key = fused.sample, safe_key(fused.sample)
+            if sample.problem is not None:  # an interleaved document
+                _add(archive, f"{key}.json", json.dumps(sample.extra, ensure_ascii=False, default=plain).encode())
+                continue
             assert sample.image is not None
             fields = {**_extra(sample, ("key", "alt_text", "image_sha256", "captions")), "key": sample.key}
             fields |= {"alt_text": sample.alt_text, "image_sha256": fused.image_sha256, "captions": fused.captions}

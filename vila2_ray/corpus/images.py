@@ -36,6 +36,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes the picture upright again, by the value of the Exif orientation tag."""
+_QUARTER_TURNS = tuple(_TURNS[value] for value in (5, 6, 7, 8))
+"""Those that exchange width and height."""
 
 
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:
@@ -46,12 +48,7 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises SampleError with reason IMAGE_UNREADABLE, IMAGE_TYPE or IMAGE_TOO_LARGE, and nothing else.
     """
-    image = _open(data)
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise SampleError(Reason.IMAGE_UNREADABLE, f"{width} × {height} pixels")
-    if width * height > max_pixels:
-        raise SampleError(Reason.IMAGE_TOO_LARGE, f"{width} × {height} pixels, more than {max_pixels:,}")
+    image = _checked(data, max_pixels)
     try:
         image.load()
         turn, rgb = _turn(image), _to_rgb(image)
@@ -62,10 +59,29 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
         raise SampleError(Reason.IMAGE_UNREADABLE, _short(error)) from error
 
 
+def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels of the upright picture, from its header. Raises SampleError as `decode_image` does."""
+    image = _checked(data, max_pixels)
+    width, height = image.size
+    is_upright = image.format == "TIFF"  # PIL turns these itself, and tells the size that they will have
+    return (height, width) if not is_upright and _turn(image) in _QUARTER_TURNS else (width, height)
+
+
 def image_format(data: bytes) -> str:
     """What the content says it is: JPEG, PNG, WEBP, GIF, BMP, TIFF, or "" for anything else."""
     name = next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), "")
     return "" if name == "WEBP" and data[8:12] != b"WEBP" else name  # RIFF holds sound and video, too
+
+
+def _checked(data: bytes, max_pixels: int) -> Image.Image:
+    """The opened picture, no pixel of it decoded, of a size that may be."""
+    image = _open(data)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise SampleError(Reason.IMAGE_UNREADABLE, f"{width} × {height} pixels")
+    if width * height > max_pixels:
+        raise SampleError(Reason.IMAGE_TOO_LARGE, f"{width} × {height} pixels, more than {max_pixels:,}")
+    return image
 
 
 def _open(data: bytes) -> Image.Image:

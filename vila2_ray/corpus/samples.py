@@ -14,7 +14,7 @@ from vila2_ray.errors import Reason, SampleError
 class Sample:
     """A row of a shard. `problem` says why it can be neither captioned nor trained on as an image; all else is kept.
 
-    A text-only conversation is a sample whose problem is NO_IMAGE.
+    A text-only conversation is a sample whose problem is NO_IMAGE; that of an interleaved document is DOCUMENT.
     """
 
     source: str
@@ -52,6 +52,11 @@ def decode_fields(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):  # also what is not UTF-8
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def is_document(fields: dict[str, Any]) -> bool:
+    """Whether a sample's JSON is an interleaved document: a list of texts (`texts`, MMC4: `text_list`)."""
+    return any(isinstance(fields.get(name), list) for name in ("texts", "text_list"))
 
 
 def as_alt_text(value: object) -> str:

@@ -16,7 +16,15 @@ import pyarrow as pa
 
 from vila2_ray.config import ColumnsConfig
 from vila2_ray.corpus import tarheaders
-from vila2_ray.corpus.samples import Sample, as_alt_text, decode_fields, decode_text, problem_of, split_alt_text
+from vila2_ray.corpus.samples import (
+    Sample,
+    as_alt_text,
+    decode_fields,
+    decode_text,
+    is_document,
+    problem_of,
+    split_alt_text,
+)
 from vila2_ray.corpus.shards import IMAGE_ENDINGS, ShardRef
 from vila2_ray.errors import CorpusError, Reason
 from vila2_ray.schema import INDEX
@@ -43,6 +51,8 @@ class _Entry:
     members: dict[str, tarheaders.Member] = field(default_factory=dict)
     alt_texts: dict[str, str] = field(default_factory=dict)
     damage: str = ""
+    is_document: bool = False
+    """Its JSON interleaves images and texts, as MMC4 and OBELICS write them."""
 
 
 def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
@@ -87,7 +97,7 @@ def _entries(file: BinaryIO, num_bytes: int, columns: ColumnsConfig) -> list[_En
             slot = _slot(split_key(member.name)[1])
             readable = slot in ("text", "json") and member.size <= _LIMITS[slot]
             if entry.members.setdefault(slot, member) is member and readable:
-                entry.alt_texts[slot] = _alt_text(file, member, slot, columns)  # now, while it is in the read-ahead
+                _look_inside(file, member, slot, columns, entry)  # now, while it is in the read-ahead
     except tarheaders.DamagedError as damage:
         hit = entry_for(damage.name) or (entries[-1] if entries else None)
         if hit:
@@ -108,10 +118,16 @@ def _slot(ending: str) -> str:
     return {"txt": "text", "json": "json", "truth.json": "truth"}.get(ending, "")
 
 
-def _alt_text(file: BinaryIO, member: tarheaders.Member, slot: str, columns: ColumnsConfig) -> str:
+def _look_inside(file: BinaryIO, member: tarheaders.Member, slot: str, columns: ColumnsConfig, entry: _Entry) -> None:
+    """Note of a text or JSON member what the index says of it."""
     file.seek(member.offset)
     data = file.read(member.size)
-    return decode_text(data) if slot == "text" else as_alt_text(decode_fields(data).get(columns.alt_text))
+    if slot == "text":
+        entry.alt_texts[slot] = decode_text(data)
+        return
+    fields = decode_fields(data)
+    entry.alt_texts[slot] = as_alt_text(fields.get(columns.alt_text))
+    entry.is_document = is_document(fields)
 
 
 def _row(number: int, entry: _Entry) -> dict[str, Any]:
@@ -121,6 +137,8 @@ def _row(number: int, entry: _Entry) -> dict[str, Any]:
         reason, detail = Reason.SHARD_TRUNCATED, entry.damage
     elif entry.duplicate:
         reason, detail = Reason.DUPLICATE_KEY, f"a sample before it has the key {entry.key!r}"
+    elif image is None and entry.is_document:
+        reason, detail = Reason.DOCUMENT, "interleaves images and texts"
     elif image is None:
         reason, detail = Reason.NO_IMAGE, f"only {', '.join(sorted(entry.endings))}"
     elif image.size > MAX_IMAGE_BYTES:

@@ -9,6 +9,7 @@ from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import RecaptionConfig, SamplingConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.storage import Store
 
 
@@ -41,6 +42,8 @@ class RecaptionJob:
     fraction: float = 1.0
     keep: Layer | None = None
     """Captioned rows of this layer are copied, not made again: what the last full pass does with the last round's."""
+    screening: Screening | None = None
+    """Samples that it leaves out are not captioned; their rows are `not_selected` and say why."""
     metadata: dict[str, str] = field(default_factory=dict)
     """Constant for the layer; stands in every file beside what this package adds (prompts, sampling, engine)."""
     max_pixels: int = 0

@@ -201,7 +201,7 @@ def _dataset(job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: 
     most = min(engine.max_actors, len(ranges))
     spec = ActorSpec(job.checkpoint_folder, engine, job.plan, job.parts, job.config.engine_settings)
     return ray.data.read_datasource(
-        RangeSource(job.corpus, pieces, job.plan, job.keep),
+        RangeSource(job.corpus, pieces, job.plan, job.keep, job.screening),
         override_num_blocks=len(pieces),
         ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3},
     ).map_batches(

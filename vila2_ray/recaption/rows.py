@@ -34,17 +34,32 @@ class Settled:
     num_kept: int = 0
 
 
-def settle(source: str, shard: str, keys: dict[int, str], kept: dict[int, list[Row]], plan: CaptionPlan) -> Settled:
+def settle(
+    source: str,
+    shard: str,
+    keys: dict[int, str],
+    kept: dict[int, list[Row]],
+    plan: CaptionPlan,
+    screened: Mapping[int, list[str]] | None = None,
+) -> Settled:
     """Divide samples (`keys`: row → key within the shard) by the plan.
 
     `kept`: row → its rows in the layer to keep. A sample is kept when all its variants are captioned there.
+    `screened`: row → flags of samples that are left out; what they are left out for stands in `error_detail`.
     """
+    screened = screened or {}
     settled = Settled()
     for row, key in keys.items():
         sample_id = f"{shard}/{key}"
         before = kept.get(row, [])
         captioned = [r for r in before if r["status"] == Status.CAPTIONED.value]
-        if len(captioned) == plan.num_variants == len(before) and before[0]["sample_id"] == sample_id:
+        if flags := screened.get(row):
+            detail = f"screened: {', '.join(flags)}"
+            settled.rows += [
+                {**_row(source, shard, row, sample_id, variant, Status.NOT_SELECTED), "error_detail": detail}
+                for variant in range(plan.num_variants)
+            ]
+        elif len(captioned) == plan.num_variants == len(before) and before[0]["sample_id"] == sample_id:
             settled.rows += captioned
             settled.num_kept += len(captioned)
         elif not selected(plan.plan_key, sample_id, plan.fraction):

@@ -20,6 +20,7 @@ from ray.data.datasource import Datasource, ReadTask
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.errors import Reason, SampleError, StageFailed, Vila2Error
 from vila2_ray.recaption.job import CaptionPlan
 from vila2_ray.recaption.plan import RowRange
@@ -55,10 +56,16 @@ class RangeSource(Datasource):
     """Reads windows of row ranges, a task each."""
 
     def __init__(
-        self, corpus: Corpus, windows: Sequence[Sequence[RowRange]], plan: CaptionPlan, keep: Layer | None
+        self,
+        corpus: Corpus,
+        windows: Sequence[Sequence[RowRange]],
+        plan: CaptionPlan,
+        keep: Layer | None,
+        screening: Screening | None = None,
     ) -> None:
         super().__init__()
         self._corpus, self._windows, self._plan, self._keep = corpus, windows, plan, keep
+        self._screening = screening
 
     def get_name(self) -> str:
         return "RowRanges"
@@ -73,36 +80,42 @@ class RangeSource(Datasource):
 
     def _task(self, window: list[RowRange], per_task_row_limit: int | None) -> ReadTask:
         corpus, plan, keep = self._corpus, self._plan, self._keep
+        screening = self._screening.over(corpus) if self._screening is not None else None
 
         def read() -> Iterable[Block]:
-            return read_window(corpus, window, plan, keep)
+            return read_window(corpus, window, plan, keep, screening)
 
         metadata = BlockMetadata(num_rows=len(window), size_bytes=None, input_files=None, exec_stats=None)
         return ReadTask(read, metadata, schema=RANGE, per_task_row_limit=per_task_row_limit)
 
 
 def read_window(
-    corpus: Corpus, window: Sequence[RowRange], plan: CaptionPlan, keep: Layer | None
+    corpus: Corpus,
+    window: Sequence[RowRange],
+    plan: CaptionPlan,
+    keep: Layer | None,
+    screening: Screening | None = None,
 ) -> Iterator[pa.Table]:
     """A table of one RANGE row for each range of the window; what cannot be read is its `error`."""
-    kept: _Kept | None = None
+    known: _Known | None = None
     for piece in window:
         row: dict[str, Any] = {"source": piece.source, "shard": piece.shard, "start": piece.start, "stop": piece.stop}
         try:
-            if keep is not None and (kept is None or kept.shard != piece.shard):
-                kept = _Kept(piece.shard, _kept_rows(keep, piece))
-            row.update(_read_range(corpus, piece, plan, kept.rows if kept else {}))
+            if known is None or known.shard != piece.shard:
+                screened = _documents(corpus.index(piece.shard))
+                screened |= screening.flags(piece.source, piece.shard) if screening is not None else {}
+                known = _Known(piece.shard, _kept_rows(keep, piece) if keep is not None else {}, screened)
+            row.update(_read_range(corpus, piece, plan, known))
         except Exception as error:  # the driver decides what it means for the whole
             row["error"] = packed_error(error)
         yield pa.Table.from_pylist([row], schema=RANGE)
 
 
-def _read_range(corpus: Corpus, piece: RowRange, plan: CaptionPlan, kept: dict[int, list[Row]]) -> dict[str, Any]:
+def _read_range(corpus: Corpus, piece: RowRange, plan: CaptionPlan, known: _Known) -> dict[str, Any]:
     began = time.monotonic()
     keys = corpus.index(piece.shard)["key"].slice(piece.start, piece.num_rows).to_pylist()
-    settled = settle(
-        piece.source, piece.shard, dict(zip(range(piece.start, piece.stop), keys, strict=True)), kept, plan
-    )
+    rows = dict(zip(range(piece.start, piece.stop), keys, strict=True))
+    settled = settle(piece.source, piece.shard, rows, known.kept, plan, known.screened)
     samples = [_packed(sample) for sample in corpus.read(piece.shard, settled.to_caption)]
     assert len(samples) == len(settled.to_caption), "a row that was asked for was not read"
     return {
@@ -113,11 +126,18 @@ def _read_range(corpus: Corpus, piece: RowRange, plan: CaptionPlan, kept: dict[i
     }
 
 
-class _Kept(NamedTuple):
-    """Rows of the layer to keep, of the shard that is being read."""
+class _Known(NamedTuple):
+    """What is known of the shard that is being read: its rows in the layer to keep, and flags of screened samples."""
 
     shard: str
-    rows: dict[int, list[Row]]
+    kept: dict[int, list[Row]]
+    screened: dict[int, list[str]]
+
+
+def _documents(index: pa.Table) -> dict[int, list[str]]:
+    """Rows of interleaved documents, which pass through untouched, as screening would name them."""
+    found = index.filter(pc.equal(index["problem"], Reason.DOCUMENT.value))["row"].to_pylist()
+    return {row: [Reason.DOCUMENT.value] for row in found}
 
 
 def packed_error(error: Exception) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import SampleError
 from vila2_ray.train.items import StageItems
@@ -23,14 +24,22 @@ _BATCH = 2048
 class CorpusSource:
     """A `Source` over one corpus. Tokens of recent shards and, up to `pixel_cache_bytes`, pixels are kept in memory."""
 
-    def __init__(self, items: StageItems, tokenizer: ItemTokenizer, pixel_cache_bytes: int = 0) -> None:
-        self._items, self._tokenizer = items, tokenizer
+    def __init__(
+        self,
+        items: StageItems,
+        tokenizer: ItemTokenizer,
+        pixel_cache_bytes: int = 0,
+        screening: Screening | None = None,
+    ) -> None:
+        self._items, self._tokenizer, self._screening = items, tokenizer, screening
         self._shards: OrderedDict[str, dict[tuple[int, int], Tokens]] = OrderedDict()
         self._num_cached = 0
         self._pixels: dict[ImageKey, torch.Tensor] = {}
         self._pixel_room = pixel_cache_bytes
         self.num_truncated = 0
         """Items of the shards measured so far that max_length cut short."""
+        self.num_screened = 0
+        """Items of those shards that screening or a takedown leaves out."""
 
     @property
     def blank(self) -> torch.Tensor:
@@ -43,7 +52,9 @@ class CorpusSource:
     def lengths(self) -> Iterator[pa.Table]:
         """Schema LENGTHS, shard by shard: what a pack plan is made from."""
         for ref in self._items.corpus.shards:
-            tokens = self._shard(ref)
+            left_out = self._screening.flags(ref.source, ref.shard) if self._screening is not None else {}
+            tokens = {key: made for key, made in self._shard(ref).items() if key[0] not in left_out}
+            self.num_screened += len(self._shard(ref)) - len(tokens)
             self.num_truncated += sum(1 for made in tokens.values() if made.num_truncated)
             rows, items = zip(*tokens, strict=True) if tokens else ((), ())
             columns = {

@@ -11,6 +11,7 @@ from typing import Any
 from vila2_ray.config import Config, StageConfig, TrainingStage, semantic_fields
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.model.loading import checkpoint_digest
 from vila2_ray.storage import Store
@@ -34,6 +35,8 @@ class TrainingJob:
     """Keeps the resumable state, while it is needed."""
     out: Store
     """Becomes the finished Hugging Face folder."""
+    screening: Screening | None = None
+    """Samples that it leaves out as the plan is made are not trained on."""
 
     @property
     def settings(self) -> StageConfig:
@@ -50,6 +53,7 @@ class TrainingJob:
         text += [semantic_fields(config.fuse, ""), config.filters.cut_at_repeated_sentence, config.recaption.prompts]
         text += [[ref.uri for ref in self.corpus.shards]]
         text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in self.layers]
+        text += [self.screening.digest()] if self.screening is not None else []
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
     def work_key(self, plan_digest: str) -> str:

@@ -32,7 +32,7 @@ def open_source(job: TrainingJob) -> CorpusSource:
     tokenizer = ItemTokenizer(load_processor(job.init_folder), job.settings.max_length)
     items = StageItems(job.corpus, job.layers, job.config, job.stage)
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
-    return CorpusSource(items, tokenizer, room)
+    return CorpusSource(items, tokenizer, room, job.screening)
 
 
 def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:
@@ -52,6 +52,7 @@ def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress
     settings, train = job.settings, job.config.train
     plan = make_plan(pa.concat_tables(tables), settings, seed=job.config.seed, shuffle_window=train.shuffle_window)
     counts = {"num_too_long": plan.num_too_long, "num_empty": plan.num_empty, "num_truncated": source.num_truncated}
+    counts |= {"num_screened": source.num_screened} if job.screening is not None else {}
     left_out = ", ".join(f"{count:,} {name[4:].replace('_', ' ')}" for name, count in counts.items() if count)
     progress.note(
         f"{job.title}: {plan.num_items:,} items in {plan.num_steps:,} steps, {plan.num_tokens:,} tokens"

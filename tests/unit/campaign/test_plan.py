@@ -80,3 +80,34 @@ def test_until_and_only() -> None:
     every = plans.stages(config())
     assert [s.name for s in plans.select(every, None, "pretrain-0", None)] == ["index", "align", "pretrain-0"]
     assert [s.name for s in plans.select(every, "sft-0", None, None)] == ["sft-0"]
+
+
+OFF = ["screen.near_distance=7", "screen.takedown=list.txt"]
+ON = ["screen.min_side=64"]
+
+
+def test_without_screening_there_is_no_stage_and_every_fingerprint_stays() -> None:
+    before, after = plans.stages(config("rounds.fraction=0.5")), plans.stages(config("rounds.fraction=0.5", *OFF))
+    assert before == after
+    assert "screen" not in {stage.name for stage in before}
+    for stage in before:
+        assert plans.fingerprint(stage, config(), {"x": "1"}) == plans.fingerprint(stage, config(*OFF), {"x": "1"})
+
+
+def test_what_reads_the_corpus_depends_on_screening() -> None:
+    on = plans.stages(config("rounds.max=1", "rounds.fraction=0.5", *ON))
+    assert [stage.name for stage in on][:3] == ["index", "screen", "align"]
+    readers = {stage.name for stage in on if "screen" in stage.inputs}
+    assert readers == {"align", "pretrain-0", "recaption-1", "pretrain-1", "recaption-full"}
+    also = plans.stages(config("rounds.max=1", *ON, "screen.heldout=true"))
+    assert {stage.name for stage in also if "screen" in stage.inputs and stage.kind == "sft"} == {"sft-0", "sft-1"}
+
+
+def test_screening_is_named_by_its_rules_and_not_by_the_corpus_nor_by_lists() -> None:
+    stage = named(config(*ON, "screen.heldout=true"), "screen")
+    assert stage.corpora == ("heldout",), "its digest enters the name; the pretraining corpus may grow"
+
+    def name(*overrides: str) -> str:
+        return plans.fingerprint(stage, config(*overrides), {})
+
+    assert name(*ON) == name(*ON, "screen.takedown=x", "screen.heldout_hashes=[y]") != name("screen.min_side=65")

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vila2_ray.config import FiltersConfig, FuseConfig
+from vila2_ray.config import FiltersConfig, FuseConfig, ScreenConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.export import export
 from vila2_ray.corpus.layers import Layer
+from vila2_ray.corpus.screening import ImageVerdicts, Screening, ShardScreen, Takedowns
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.schema import VERDICT
@@ -285,3 +286,54 @@ def test_keys_and_columns_that_would_do_harm(build: Any, tmp_path: Path) -> None
     table = pq.read_table(tmp_path / "columns" / "0.parquet")
     assert table["mixed"].to_pylist() == ["[1]", None, "[2, 3]", "[]", "[4]"]
     assert table["raw"].to_pylist() == [b"\xff"] * 5
+
+
+def test_what_is_screened_or_taken_down_is_not_exported(campaign: Campaign, tmp_path: Path) -> None:
+    verdicts = ImageVerdicts(Store(tmp_path / "images"))
+    for ref in campaign.corpus.shards:
+        ShardScreen(campaign.corpus, verdicts, ScreenConfig(min_side=1))(ref)
+    table = verdicts.read("pretrain", "00001")
+    flags = pa.array([["duplicate"], *[[]] * 5], pa.list_(pa.string()))
+    verdicts.write("pretrain", "00001", table.set_column(table.schema.get_field_index("flags"), "flags", flags))
+    store, path = Store(tmp_path / "takedown"), tmp_path / "list.txt"
+    path.write_text("00000/000\n")
+    screening = Screening(campaign.corpus, verdicts, Takedowns.look(store, str(path)))
+    figures = campaign.export("out", screening=screening)
+    assert figures["exported"] == 8
+    assert figures["left_out"].items() >= {"screened: takedown": 1, "screened: duplicate": 1}.items()
+    assert "000.png" not in members(tmp_path / "out" / "00000.tar")
+    assert "006.png" not in members(tmp_path / "out" / "00001.tar")
+    assert "| left out: screened: takedown | 1 |" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    with pytest.raises(CorpusError, match="other screening"):
+        campaign.export("out")
+
+
+def test_an_export_is_written_again_where_the_takedown_list_has_grown(campaign: Campaign, tmp_path: Path) -> None:
+    before = campaign.export("out", "captions")
+    store, path = Store(tmp_path / "takedown"), tmp_path / "list.txt"
+    picture = members(tmp_path / "s" / "00000.tar")["003.png"]
+    path.write_text(f"{sha256(picture)}\n")
+    screening = Screening(campaign.corpus, None, Takedowns.look(store, str(path)))
+    after = campaign.export("out", "captions", screening=screening)
+    assert after["exported"] == before["exported"] - 1
+    exported = pq.read_table(tmp_path / "out" / "00000.parquet")["sample_id"].to_pylist()
+    assert "00000/003" not in exported
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+    assert campaign.export("out", "captions", screening=screening) == after
+    assert stamps == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+
+
+def test_interleaved_documents_pass_through(build: Any, tmp_path: Path) -> None:
+    document = {"images": [None, "https://x.example/1.jpg"], "texts": ["before", None], "metadata": {"n": [1, 2.5]}}
+    pair = [("a.png", build.picture()), ("a.txt", b"alt")]
+    build.tar(tmp_path / "s" / "0.tar", [*pair, ("b.json", json.dumps(document).encode())])
+    corpus = build.corpus(tmp_path / "s", tmp_path / "i")
+    figures = export(corpus, [], [], FuseConfig(), Store(tmp_path / "out"), "webdataset", {})
+    assert (figures["samples"], figures["exported"], figures["left_out"]) == (2, 2, {})
+    found = members(tmp_path / "out" / "0.tar")
+    assert json.loads(found["b.json"]) == document
+    assert sorted(found) == ["a.json", "a.png", "a.txt", "b.json"]
+    again = build.corpus(tmp_path / "out", tmp_path / "again")
+    assert [s.problem.reason.value for s in again.read("0") if s.problem] == ["document"]
+    figures = export(corpus, [], [], FuseConfig(), Store(tmp_path / "table"), "parquet", {})
+    assert figures["left_out"] == {"document": 1}, "a table of pictures has no place for it, and says so"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from vila2_ray.corpus.images import decode_image, image_format
+from vila2_ray.corpus.images import decode_image, image_format, image_size
 from vila2_ray.errors import Reason, SampleError
 
 MAX = 1_000_000
@@ -29,14 +29,22 @@ def reason(data: bytes, max_pixels: int = MAX) -> Reason:
     return caught.value.reason
 
 
-def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
-    """A PNG that promises a size and holds no pixels."""
+def png(
+    width: int, height: int, depth: int, color: int, pixels: bytes, before: tuple[bytes, bytes] = (b"", b"")
+) -> bytes:
+    """A PNG of raw scan lines; `before`: kind and data of a chunk that comes before them."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    more = chunk(*before) if before[0] else b""
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    """A PNG that promises a size and holds no pixels."""
+    return png(width, height, depth, color, b"\0")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -63,6 +71,28 @@ def test_grey_of_16_bits_keeps_its_range() -> None:
     assert pixels[..., 0].tolist() == [[0, 128], [255, 1]]
 
 
+def test_colour_of_16_bits_with_and_without_transparency() -> None:
+    colour = png(2, 1, 16, 2, b"\0" + struct.pack(">6H", 65535, 32896, 0, 0, 257, 65535))
+    assert np.asarray(decode_image(colour, MAX))[0].tolist() == [[255, 128, 0], [0, 1, 255]]
+    clear = png(2, 1, 16, 6, b"\0" + struct.pack(">8H", 65535, 0, 0, 65535, 0, 0, 0, 0))
+    assert np.asarray(decode_image(clear, MAX))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+    grey = png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 32896, 65535, 0, 0))
+    assert np.asarray(decode_image(grey, MAX))[0].tolist() == [[128, 128, 128], [255, 255, 255]]
+
+
+def test_a_palette_with_transparent_entries_lies_on_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 10, 10, 200, 10])
+    image.putpixel((1, 0), 1)
+    pixels = np.asarray(decode_image(encode(image, "PNG", transparency=bytes([0, 255])), MAX))
+    assert pixels[0].tolist() == [[255, 255, 255], [10, 200, 10]]
+
+
+def test_one_bit_and_small_palettes() -> None:
+    pixels = np.asarray(decode_image(encode(Image.fromarray(np.array([[True, False]])), "PNG"), MAX))
+    assert pixels[0].tolist() == [[255] * 3, [0] * 3]
+
+
 def test_float_and_wide_grey() -> None:
     floats = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
     assert np.asarray(decode_image(encode(floats, "TIFF"), MAX))[0, :, 0].tolist() == [0, 128, 255]
@@ -79,6 +109,18 @@ def test_cmyk_and_palette() -> None:
     )
 
 
+def test_cmyk_as_adobe_writes_it_is_not_inverted() -> None:
+    """Photoshop stores the complement of the inks and says so by a marker; libjpeg writes it the same way."""
+    for inks, rgb in (((0, 0, 0, 0), (255, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((255, 0, 0, 0), (0, 255, 255))):
+        data = encode(Image.new("CMYK", (16, 16), inks), "JPEG", quality=95)
+        assert b"Adobe" in data[:64]
+        assert np.abs(np.asarray(decode_image(data, MAX), dtype=int) - rgb).max() <= 6
+    with Image.open(io.BytesIO(encode(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"))) as tiff:
+        assert tiff.mode == "CMYK"
+    red = decode_image(encode(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), MAX)
+    assert red.getpixel((0, 0)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_orientation_is_applied_once(orientation: int, format: str) -> None:
@@ -89,6 +131,7 @@ def test_orientation_is_applied_once(orientation: int, format: str) -> None:
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=int)
     turned = np.asarray(decode_image(data, MAX), dtype=int)
+    assert image_size(data, MAX) == turned.shape[1::-1]
     assert turned.shape == expected.shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
     assert np.abs(turned - expected).max() < 3
 
@@ -102,10 +145,22 @@ def test_orientation_with_transparency_or_broken() -> None:
     assert decode_image(encode(Image.new("RGB", (4, 2)), "PNG", exif=b"Exif\0\0II*\0\xff\xff"), MAX).size == (4, 2)
 
 
-def test_first_frame_of_an_animation() -> None:
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
+    lossless = {"lossless": True} if format == "WEBP" else {}
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **lossless)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
     assert decode_image(data, MAX).getpixel((0, 0)) == (255, 0, 0)
+    assert image_size(data, MAX) == (8, 8)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+def test_tiny_and_thin_pictures(format: str, size: tuple[int, int]) -> None:
+    data = encode(Image.new("RGB", size, (90, 90, 90)), format)
+    assert decode_image(data, MAX).size == image_size(data, MAX) == size
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -146,6 +201,20 @@ def test_formats_outside_the_list_are_not_tried() -> None:
 @pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (1001, 1000)])
 def test_absurd_sizes_are_refused_before_decoding(size: tuple[int, int]) -> None:
     assert reason(png_header(*size)) == Reason.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_no_pixel_is_decoded_of_what_is_too_large(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGB", (200, 100)), format)
+
+    def decoded(*_: Any) -> None:
+        raise AssertionError("decoded")
+
+    for image in (Image.Image, ImageFile.ImageFile):
+        monkeypatch.setattr(image, "load", decoded)
+    assert reason(data, 19_999) == Reason.IMAGE_TOO_LARGE
+    with pytest.raises(SampleError, match="more than 19,999"):
+        image_size(data, 19_999)
 
 
 def test_the_limit_itself_is_allowed() -> None:

@@ -284,3 +284,23 @@ def test_img2dataset_layout(build: Any, tmp_path: Path) -> None:
     (sample,) = corpus.read("00000")
     assert (sample.key, sample.alt_text) == ("000000001", "a cat")
     assert sample.extra == {name: value for name, value in fields.items() if name != "caption"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"images": ["https://x.example/1.jpg", None], "texts": [None, "between"], "metadata": {}},
+        {"image_info": [{"matched_text_index": 0}], "text_list": ["one", "two"], "url": "https://x.example"},
+    ],
+)
+def test_interleaved_documents_are_known_as_such_and_keep_their_fields(one_tar: Any, fields: dict[str, Any]) -> None:
+    corpus = one_tar([("a.json", json.dumps(fields).encode()), ("b.json", b'{"text": "alone"}'), ("c.txt", b"alone")])
+    a, b, c = corpus.read("00000")
+    assert [sample.problem.reason.value for sample in (a, b, c)] == ["document", "no_image", "no_image"]
+    assert a.extra == fields
+
+
+def test_a_picture_with_a_list_of_texts_is_a_pair(one_tar: Any, build: Any) -> None:
+    corpus = one_tar([("a.png", build.picture()), ("a.json", b'{"texts": ["x"], "caption": "y"}')])
+    (sample,) = corpus.read("00000")
+    assert (sample.problem, sample.alt_text) == (None, "y")

@@ -89,3 +89,21 @@ def test_sampling_seeds_differ_by_sample_and_variant_and_repeat(tmp_path: Path) 
     rows = caption(FakeEngine(), job.corpus.read("00000"), job.plan)
     assert len({row["text"] for row in rows}) == 10
     assert rows == caption(FakeEngine(batch_size=3), job.corpus.read("00000"), job.plan)
+
+
+def test_a_screened_sample_is_not_captioned_and_its_rows_say_why(tmp_path: Path) -> None:
+    write_shards(tmp_path / "corpus", [4])
+    job = make_job(tmp_path, num_variants=2)
+    keys = {row: f"{row:04}" for row in range(4)}
+    kept = {1: caption(FakeEngine(), job.corpus.read("00000", [1]), job.plan)}
+    screened = {1: ["duplicate"], 2: ["min_side", "takedown"]}
+    settled = settle("pretrain", "00000", keys, kept, job.plan, screened)
+    assert settled.to_caption == [0, 3]
+    assert settled.num_kept == 0, "a caption that an earlier layer has is not taken over"
+    assert [(r["row"], r["variant"], r["status"], r["error"], r["error_detail"]) for r in settled.rows] == [
+        (1, 0, "not_selected", None, "screened: duplicate"),
+        (1, 1, "not_selected", None, "screened: duplicate"),
+        (2, 0, "not_selected", None, "screened: min_side, takedown"),
+        (2, 1, "not_selected", None, "screened: min_side, takedown"),
+    ]
+    assert settle("pretrain", "00000", keys, kept, job.plan, {}) == settle("pretrain", "00000", keys, kept, job.plan)

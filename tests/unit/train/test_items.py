@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +129,17 @@ def test_malformed_conversations_have_no_items(conversations: Any) -> None:
 
 def test_an_unanswered_question_at_the_end_is_cut() -> None:
     assert conversation_items(sample(talk("q", "a", "q2"))).items == [(Turn("user", "q"), Turn("assistant", "a"))]
+
+
+def test_interleaved_documents_are_not_trained_on_as_pairs_and_text_conversations_still_are(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "how are you ?"}, {"from": "gpt", "value": "fine ."}]
+    contents = {"a": {"images": [None], "texts": ["a text"], "caption": "x"}, "b": {"conversations": turns}}
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, fields in contents.items():
+            data = json.dumps(fields).encode()
+            member = tarfile.TarInfo(f"{name}.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    corpus = Corpus.open(str(tmp_path / "0.tar"), "pretrain", Store(tmp_path / "index"))
+    assert make(corpus, "align") == make(corpus, "pretrain") == {}
+    assert make(corpus, "sft") == {1: [("how are you ?", "fine .")]}

@@ -6,10 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.unit.train import small
+from vila2_ray.config import ScreenConfig
+from vila2_ray.corpus.screening import ImageVerdicts, Screening, ShardScreen, Takedowns
 from vila2_ray.errors import CheckpointError
 from vila2_ray.model.loading import load_model, load_processor
 from vila2_ray.progress import NullProgress
@@ -111,3 +114,29 @@ def test_a_folder_that_answers_differently_is_not_exported(tmp_path: Path, monke
     with pytest.raises(CheckpointError, match="answers differently"):
         checkpoint.export_folder(model, processor, torch.bfloat16, tmp_path / "scratch", Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_screening_or_a_takedown_leaves_out_is_not_in_the_plan(tmp_path: Path) -> None:
+    job = small.job(tmp_path, "align", "train.align.num_epochs=1", "train.align.batch_size=1")
+    store, path = Store(tmp_path / "takedown"), tmp_path / "list.txt"
+    path.write_text("00000/001\n")
+    verdicts = ImageVerdicts(Store(tmp_path / "verdicts"))
+    for ref in job.corpus.shards:
+        ShardScreen(job.corpus, verdicts, ScreenConfig(exact_duplicates=True))(ref)
+
+    def planned(screening: Screening | None) -> set[tuple[str, int]]:
+        now = dataclasses.replace(job, screening=screening)
+        plan = ready_plan(now, None, NullProgress())
+        assert read_plan(now) is not None
+        return {(key.shard, key.row) for n in range(plan.num_steps) for key in plan.sequence(n)}
+
+    everything = planned(None)
+    assert len(everything) == 12
+    assert planned(Screening(job.corpus, None, Takedowns.look(store, str(path)))) == everything - {("00000", 1)}
+    table = verdicts.read("pretrain", "00001")
+    flags = pa.array([["near_duplicate"] if row < 3 else [] for row in range(6)], pa.list_(pa.string()))
+    verdicts.write("pretrain", "00001", table.set_column(table.schema.get_field_index("flags"), "flags", flags))
+    path.write_text("00000/002\n")
+    both = planned(Screening(job.corpus, verdicts, Takedowns.look(store, str(path))))
+    left_out = {("00000", 1), ("00000", 2), *(("00001", row) for row in range(3))}
+    assert both == everything - left_out
