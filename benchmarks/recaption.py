@@ -223,50 +223,47 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Run everything, write the results' file, return the figures of the last line."""
+    figures: dict[str, float] = {}
     corpus = shards_of(options.images, folder / "long")
     few = shards_of(options.short, folder / "short")
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for number in range(options.pairs):
         for way in ("bare", "pipeline") if number % 2 else ("pipeline", "bare"):
             runs[way].append(run(way, corpus, options.images, options))
-        print(f"pair {number + 1}: {' '.join(f'{w} {rate(runs[w][-1]):,.0f}' for w in ('bare', 'pipeline'))} tokens/s")
+        print(f"pair {number + 1}: {told(runs, 'bare', 'pipeline')}", flush=True)
+        figures = write_results(options, runs)
     for number in range(options.others):
         runs["transformers"].append(run("transformers", corpus, options.images, options))
-        short, long = (
-            run("ray_data_llm", few, options.short, options),
-            run("ray_data_llm", corpus, options.images, options),
-        )
+        short = run("ray_data_llm", few, options.short, options)
+        long = run("ray_data_llm", corpus, options.images, options)
         tokens, seconds = (long[key] - short[key] for key in ("tokens", "seconds"))
         start = short["seconds"] - short["tokens"] / (tokens / seconds)
         runs["ray_data_llm"].append({"tokens": tokens, "seconds": seconds, "start_seconds": start})
-        print(
-            f"others {number + 1}: {' '.join(f'{w} {rate(runs[w][-1]):,.0f}' for w in ('transformers', 'ray_data_llm'))}"
-        )
+        print(f"others {number + 1}: {told(runs, 'transformers', 'ray_data_llm')}", flush=True)
+        figures = write_results(options, runs)
+    return figures
+
+
+def told(runs: dict[str, list[dict[str, Any]]], *ways: str) -> str:
+    return ", ".join(f"{way} {rate(runs[way][-1]):,.0f} tokens/s" for way in ways)
+
+
+def write_results(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Write what is known so far; the figures of the last line."""
     ratios = [rate(p) / rate(b) for p, b in zip(runs["pipeline"], runs["bare"], strict=True)]
     medians = {way: statistics.median(map(rate, found)) for way, found in runs.items() if found}
     figures = {"ratio_to_bare_engine": round(statistics.median(ratios), 3)}
     if "ray_data_llm" in medians:
         figures["ratio_to_ray_data_llm"] = round(medians["pipeline"] / medians["ray_data_llm"], 3)
-    write_results(options, runs, medians, ratios, figures)
-    return figures
-
-
-def write_results(
-    options: argparse.Namespace,
-    runs: dict[str, list[dict[str, Any]]],
-    medians: dict[str, float],
-    ratios: list[float],
-    figures: dict[str, float],
-) -> None:
     low, high = interval(ratios)
     parts = [run["parts"] for run in runs["pipeline"]]
     spent = {part: statistics.median(run[part] for run in parts) for part in parts[0]}
     lines = [
         "# Recaptioning beside the bare engine",
         "",
-        f"{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores; {options.images} images, "
-        f"{options.tokens} tokens each, {options.dtype}, tiny model. Made by `python benchmarks/recaption.py --images "
-        f"{options.images} --pairs {options.pairs}`.",
+        f"{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores; {options.images} "
+        f"images, {options.tokens} tokens each, {options.dtype}, tiny model. Made by "
+        f"`python benchmarks/recaption.py --images {options.images} --pairs {options.pairs}`.",
         "",
         f"Pipeline ÷ bare engine: **{figures['ratio_to_bare_engine']}**, 90 % interval {low:.3f}–{high:.3f}, "
         f"{len(ratios)} alternating pairs.",
@@ -288,6 +285,7 @@ def write_results(
     ]
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "recaption.md").write_text("\n".join(lines), "utf-8")
+    return figures
 
 
 if __name__ == "__main__":
