@@ -44,6 +44,7 @@ class Stage:
         return self.name.split("-", 1)[1] if self.name.endswith("-full") else f"round-{self.round}"
 
 
+_ENGINE = ("recaption.quantization", "recaption.processor")
 _PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
 _ALT_TEXT = ("fuse.prompted", "fuse.brief_prompt_id", "recaption.prompts", "train.shuffle_window", "seed")
 _FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
@@ -71,7 +72,13 @@ def stages(config: Config) -> list[Stage]:
                 f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")
             ),
             Stage(
-                f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), False, ("evaluate", "recaption.prompts")
+                f"evaluate-{k}",
+                "evaluate",
+                k,
+                (f"sft-{k}",),
+                ("heldout",),
+                False,
+                ("evaluate", *_ENGINE, "recaption.prompts"),
             ),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
