@@ -35,6 +35,8 @@ class Flag(str, Enum):
     ALT_TEXT_COPY = "alt_text_copy"
     LOW_MEAN_LOGPROB = "low_mean_logprob"
     LOW_MIN_LOGPROB = "low_min_logprob"
+    NOT_PICKED = "not_picked"
+    """Nothing is wrong with it: `pick` chose another caption of the sample, or its alt text."""
 
 
 def training_text(caption: str, config: FiltersConfig) -> str:
@@ -49,7 +51,7 @@ def judge(
     config: FiltersConfig,
     threshold: float | None = None,
 ) -> list[list[str]]:
-    """Flags of each captioned row, in the order of `Flag`.
+    """Flags of each captioned row, in the order of `Flag`; `not_picked` is not among them (see `pick`).
 
     `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer; alt texts and prompt
     texts go with them one by one; `threshold` is the layer's `layer_threshold`, None where no share of it is to go.
