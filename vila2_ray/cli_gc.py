@@ -38,7 +38,9 @@ def size(num_bytes: int) -> str:
 
 def _table(found: Sequence[Garbage], uri: str) -> Table:
     right = [Column(name, justify="right") for name in ("files", "size")]
-    table = Table("folder", *right, "what it is", title=f"not needed in {uri}", title_justify="left")
+    table = Table(
+        Column("folder", overflow="fold"), *right, "what it is", title=f"not needed in {uri}", title_justify="left"
+    )
     for garbage in found:
         table.add_row(garbage.path, f"{garbage.num_files:,}", size(garbage.num_bytes), garbage.why)
     table.add_section()
