@@ -49,8 +49,8 @@ def _said(done: Retried, reasons: Sequence[str], is_campaign: bool) -> str:
         return f"{done.layer}: nothing failed for {', '.join(reasons)}"
     samples = f"{done.num_samples:,} sample{'' if done.num_samples == 1 else 's'}"
     if not done.new_layer:
-        command = "vila2 run" if is_campaign else "vila2 recaption command"
-        return f"{done.layer}: {samples} put back; the same {command} as before captions them again"
+        command = "vila2 run" if is_campaign else "vila2 recaption"
+        return f"{done.layer}: {samples} put back; the same {command} command as before captions them again"
     layer = done.new_layer.rpartition("-retry-")[0]
     first = f"filter-{layer.removeprefix('round-')}"
     return (

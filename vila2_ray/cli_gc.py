@@ -23,7 +23,8 @@ def collect_here(uri: str, delete: bool) -> None:
         print("nothing was deleted; vila2 gc --delete does it")
         return
     gone = list(collect(campaign))
-    print(f"deleted {len(gone):,} folders, {size(sum(garbage.num_bytes for garbage in gone))}")
+    num_bytes = sum(garbage.num_bytes for garbage in gone)
+    print(f"deleted {len(gone):,} folder{'' if len(gone) == 1 else 's'}, {size(num_bytes)}")
 
 
 def size(num_bytes: int) -> str:

@@ -10,9 +10,10 @@ import pytest
 from tests.unit.campaign.folders import ROUND_0, begin, finish
 from tests.unit.recaption.pictures import write_shards
 from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.inputs import observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.retry import find_layers, retry
-from vila2_ray.campaign.state import Marker, read_markers, write_marker
+from vila2_ray.campaign.state import Marker, write_marker
 from vila2_ray.config import Config
 from vila2_ray.corpus.deadletters import count_dead
 from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed
@@ -29,8 +30,7 @@ def sealed(tmp_path: Path) -> Config:
 
     from vila2_ray.campaign import plan as plans
     from vila2_ray.campaign.layout import Layout
-    from vila2_ray.campaign.stages import WORK, Run
-    from vila2_ray.progress import NullProgress
+    from vila2_ray.campaign.stages import WORK
 
     write_shards(tmp_path / "shards", [6, 5, 4])
     options = (f"corpus.pretrain={tmp_path}/shards", "recaption.engine.name=fake", "rounds.max=1")
@@ -38,7 +38,7 @@ def sealed(tmp_path: Path) -> Config:
     finish(config, *ROUND_0)
     store = Store(config.campaign)
     store.write_text("checkpoints/vlm-0/sft/config.json", "{}")
-    run = Run(config, read_markers(store), NullProgress(), 1)
+    run = observe(Campaign(config.campaign))
     stage = next(s for s in plans.stages(config) if s.name == "recaption-1")
     inputs = {"sft-0": run.markers["sft-0"].digest}
     fingerprint = plans.fingerprint(stage, config, inputs)

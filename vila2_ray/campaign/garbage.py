@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
-from vila2_ray.campaign.inputs import current_fingerprint
+from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.promotion import read_promoted
-from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.stages import Run
-from vila2_ray.campaign.state import read_round_scores
 from vila2_ray.config import Config
 from vila2_ray.errors import StorageError, Vila2Error
-from vila2_ray.progress import NullProgress
 from vila2_ray.storage import Store
 
 _TRAINED = re.compile(r"(?P<kind>pretrain|sft)-(?P<round>\d+)")
@@ -86,17 +83,16 @@ class _Needed:
 
 
 def _needed(campaign: Campaign) -> _Needed:
-    config, markers = campaign.config, campaign.markers()
-    decision = decide(read_round_scores(markers), config.rounds)
-    work, plan = Run(config, markers, NullProgress(), 0, decision.best), plans.stages(config)
-    needed = _Needed()
+    work, needed = observe(campaign), _Needed()
+    config, markers, best = work.config, work.markers, work.best_round
+    plan = plans.stages(config)
     for name, marker in markers.items():
         _finished(needed, name, marker.fingerprint[:8])
     for stage in plan:
         if stage.name not in markers:
-            _pending(needed, stage, _fingerprint(work, plan, stage), config, decision.best)
+            _pending(needed, stage, _fingerprint(work, plan, stage), config, best)
     models = [int(match["round"]) for name in markers if (match := _TRAINED.fullmatch(name)) and match["kind"] == "sft"]
-    needed.checkpoints |= {("base", "align")} | {(f"vlm-{decision.best}", stage) for stage in ("pretrain", "sft")}
+    needed.checkpoints |= {("base", "align")} | {(f"vlm-{best}", stage) for stage in ("pretrain", "sft")}
     needed.checkpoints |= {(f"vlm-{max(models)}", "sft")} if models else set()
     for entry in read_promoted(campaign.store)["history"][-2:]:
         _, model, stage_name = entry["checkpoint"].split("/")

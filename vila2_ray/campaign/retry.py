@@ -16,16 +16,15 @@ from typing import Any
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
-from vila2_ray.campaign.inputs import current_fingerprint
+from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
-from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.stages import Run
-from vila2_ray.campaign.state import Marker, check_fields, read_markers, read_round_scores, write_marker
+from vila2_ray.campaign.state import Marker, check_fields, write_marker
 from vila2_ray.corpus.deadletters import LayerPlace, count_dead, failed_rows, put_back, write_parts
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import ConfigError, CorpusError, Reason, StageFailed
-from vila2_ray.progress import NullProgress, Progress
+from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -56,7 +55,8 @@ def find_layers(uri: str) -> list[LayerPlace]:
     if not store.exists("campaign.yaml"):
         return _alone(store)
     campaign = Campaign(uri)
-    work, plan = _work(campaign, 0), plans.stages(campaign.config)
+    work = observe(campaign)
+    plan = plans.stages(work.config)
     places = []
     for stage in plan:
         if stage.kind != "recaption":
@@ -107,8 +107,7 @@ def retry(
         place = choose_layer(find_layers(uri), layer)  # looked up under the lease: a driver may have sealed it just now
         if not place.is_sealed:
             return Retried(place.name, put_back(place, reasons))
-        work = _work(Campaign(uri), lease.epoch)
-        work.progress = progress or NullProgress()
+        work = observe(Campaign(uri), lease.epoch, progress)
         return _retry_sealed(work, lease, place, tuple(sorted(set(reasons))), run)
 
 
@@ -215,12 +214,6 @@ def _captioner(work: Run, marker: Marker) -> dict[str, str]:
         if name not in work.markers or work.markers[name].digest != digest:
             raise StageFailed(f"{marker.stage}: {name} has been trained anew since. Write the layer again: vila2 run")
     return wrote
-
-
-def _work(campaign: Campaign, epoch: int) -> Run:
-    markers = read_markers(campaign.store)
-    best = decide(read_round_scores(markers), campaign.config.rounds).best
-    return Run(campaign.config, markers, NullProgress(), epoch, best)
 
 
 def _place(work: Run, layer: str, fingerprint: str, is_sealed: bool) -> LayerPlace:

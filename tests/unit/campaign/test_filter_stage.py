@@ -12,12 +12,11 @@ from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign import stages
 from vila2_ray.campaign.api import Campaign
-from vila2_ray.campaign.inputs import current_fingerprint, stage_inputs
+from vila2_ray.campaign.inputs import current_fingerprint, observe, stage_inputs
 from vila2_ray.campaign.stages import WORK, Run
 from vila2_ray.campaign.state import Marker, drop_markers, read_markers, write_marker
 from vila2_ray.config import Config
 from vila2_ray.errors import CorpusError, StageFailed
-from vila2_ray.progress import NullProgress
 from vila2_ray.storage import Store
 
 
@@ -41,7 +40,7 @@ def layer(config: Config, k: int, change: Any = None, name: str = "") -> None:
 
 def run_filter(config: Config, k: int) -> Run:
     """Work on filter-k; the run, in which its marker stands."""
-    run = Run(config, read_markers(Store(config.campaign)), NullProgress(), 1)
+    run = observe(Campaign(config.campaign))
     plan = plans.stages(config)
     stage = next(stage for stage in plan if stage.name == f"filter-{k}")
     fingerprint = current_fingerprint(run, plan, stage)
@@ -120,7 +119,7 @@ def test_a_retried_layer_is_read_in_place_of_its_layer(tmp_path: Path) -> None:
     config = campaign(tmp_path, "layers.round-1=round-1-retry-1")
     finish(config, *ROUND_0, "recaption-1")
     plan, store = plans.stages(config), Store(config.campaign)
-    work = Run(config, read_markers(store), NullProgress(), 1)
+    work = observe(Campaign(config.campaign))
     judge = next(stage for stage in plan if stage.name == "filter-1")
     with pytest.raises(StageFailed, match=r"needs recaption-1-retry-1.*vila2 retry"):
         stage_inputs(work, plan, judge)
