@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -35,6 +37,7 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 _Row = dict[str, Any]
 _COUNTS, _DRIFT = "counts", "drift"
 _IMAGES_AT_ONCE = 16
+_SHARDS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,12 @@ class Judgement:
 def judge_layers(job: JudgeJob, run: Map) -> Judgement:
     """Write verdicts for the shards that lack them.
 
-    Reads one narrow column of each layer where a share of it is to be flagged. Raises CheckpointError for a scorer that
-    cannot be loaded.
+    Reads one narrow column of each layer, twice, where a share of it is to be flagged. Raises CheckpointError for a
+    scorer that cannot be loaded.
     """
     share = job.filters.drop_lowest_min_logprob_share
     thresholds = [
-        layer_threshold(_min_logprobs(job.corpus, layer), share) if share else None for layer, _ in job.layers
+        layer_threshold(partial(_min_logprobs, job.corpus, layer), share) if share else None for layer, _ in job.layers
     ]
     counts: Counter[str] = Counter()
     drift = Sketch()
@@ -80,12 +83,16 @@ def judge_layers(job: JudgeJob, run: Map) -> Judgement:
     return Judgement(dict(counts), drift)
 
 
-def _min_logprobs(corpus: Corpus, layer: Layer) -> list[float]:
-    values: list[float] = []
-    for shard in corpus.shards:
-        table = layer.read(shard.source, shard.shard, columns=["min_logprob"])
-        values += [value for value in table.column("min_logprob").to_pylist() if value is not None]
-    return values
+def _min_logprobs(corpus: Corpus, layer: Layer) -> Iterator[pa.ChunkedArray]:
+    """One column, shard by shard, read some shards ahead."""
+
+    def read(shard: ShardRef) -> pa.ChunkedArray:
+        return layer.read(shard.source, shard.shard, columns=["min_logprob"]).column("min_logprob")
+
+    shards = iter(corpus.shards)
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+        while some := list(islice(shards, 4 * _SHARDS_AT_ONCE)):
+            yield from pool.map(read, some)
 
 
 class _ShardJudge:
