@@ -24,7 +24,7 @@ _START_WORDS = 6
 """More than evaluation counts: good models begin nearly all captions with the same three words, "The image shows"."""
 _SMALLEST_HASHES = 1024
 """Of the vocabulary's hashes, so many are kept: the estimate's standard error is 1/√1022, 3 %."""
-_COMMONEST = 256
+_COMMONEST = 64
 """Beginnings and captions that a sketch remembers."""
 _REFUSAL = re.compile(
     r"""^\W*(?:(?:oh|well|no|hello|hi)\b\W*)?(?:
