@@ -27,11 +27,13 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
     if stage.kind == "recaption" and stage.round is None:
         names = (f"sft-{work.best_round}",)
     for name in names:
+        layer, is_retried, _ = name.rpartition("-retry-")
+        remedy = "Make it with vila2 retry, or take it out of layers" if is_retried else ""
         if name not in work.markers:
-            remedy = f"Run it first: vila2 run --until {name}"
-            if all(name != known.name for known in plan):  # a retried layer
-                remedy = "Make it with vila2 retry, or take it out of layers"
+            remedy = remedy or f"Run it first: vila2 run --until {name}"
             raise StageFailed(f"{stage.name} needs {name}, which is not done. {remedy}")
+        if is_retried and layer in work.markers and work.markers[layer].covers != work.markers[name].covers:
+            raise StageFailed(f"{stage.name} needs {name}, which lacks shards that {layer} has since got. {remedy}")
         if name != "index":  # what a stage reads of it is in its corpora's digests
             inputs[name] = work.markers[name].digest
     if stage.kind != "index":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,9 @@ def test_a_retried_layer_is_read_in_place_of_its_layer(tmp_path: Path) -> None:
     assert stage_inputs(run, plan, judge) == {"recaption-1-retry-1": "new"}
     assert run.layers(1)[0][0].store.uri.endswith("captions/round-1-retry-1/aaaaaaaa")
     assert Campaign(config.campaign).layer("round-1").store.uri.endswith("round-1-retry-1/aaaaaaaa")
+    write_marker(store, replace(run.markers["recaption-1"], covers="a larger corpus"))
+    with pytest.raises(StageFailed, match=r"lacks shards that recaption-1 has since got.*vila2 retry"):
+        stage_inputs(observe(Campaign(config.campaign)), plan, judge)
     drop_markers(store, plan, "recaption-1")
     assert not [name for name in read_markers(store) if name.startswith(("recaption-1", "filter-1"))]
 
