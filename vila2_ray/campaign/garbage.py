@@ -1,7 +1,7 @@
 """What of a campaign nothing needs any more: found by its markers and configured stages, shown, then deleted.
 
 Kept, whatever happens: index, markers, ledger, metrics, report, exports; sealed layers, their verdicts and the pack
-plans of finished stages; the aligned base, which every further round starts from; the newest and the best model; the
+plans of finished stages; the aligned base, which every further round starts from; the newest and the best model, the
 promoted one and the one before it, with their pretrain-stage checkpoints, which specialists start from; whatever an
 unfinished stage of the configuration reads or has begun. Where what a stage reads is not done yet, the names that its
 work will have are not known, and all that lies under the stage's own name stays.
@@ -92,8 +92,8 @@ def _needed(campaign: Campaign) -> _Needed:
         if stage.name not in markers:
             _pending(needed, stage, _fingerprint(work, plan, stage), config, best)
     models = [int(match["round"]) for name in markers if (match := _TRAINED.fullmatch(name)) and match["kind"] == "sft"]
-    needed.checkpoints |= {("base", "align")} | {(f"vlm-{best}", stage) for stage in ("pretrain", "sft")}
-    needed.checkpoints |= {(f"vlm-{max(models)}", "sft")} if models else set()
+    kept = {best, max(models, default=best)}
+    needed.checkpoints |= {("base", "align")} | {(f"vlm-{k}", stage) for k in kept for stage in ("pretrain", "sft")}
     for entry in read_promoted(campaign.store)["history"][-2:]:
         _, model, stage_name = entry["checkpoint"].split("/")
         needed.checkpoints |= {(model, stage_name), (model, "pretrain")}
