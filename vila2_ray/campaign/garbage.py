@@ -26,6 +26,8 @@ from vila2_ray.errors import StorageError, Vila2Error
 from vila2_ray.storage import Store
 
 _TRAINED = re.compile(r"(?P<kind>pretrain|sft)-(?P<round>\d+)")
+_IMAGES = "images"
+"""Stands for a layer's name where the screen stage keeps its verdicts and its unfinished work."""
 _ORPHAN = "made under another configuration, or for no stage"
 
 
@@ -103,6 +105,9 @@ def _needed(campaign: Campaign) -> _Needed:
 def _finished(needed: _Needed, name: str, fp8: str) -> None:
     if (layer := plans.layer_sealed_by(name)) is not None:
         needed.captions.add((layer, fp8))
+    elif name == "screen":
+        needed.captions.add((_IMAGES, fp8))
+        needed.verdicts.add(fp8)
     elif name.startswith("filter-"):
         needed.verdicts.add(fp8)
     elif name == "align":
@@ -122,6 +127,9 @@ def _pending(needed: _Needed, stage: plans.Stage, fingerprint: str | None, confi
         needed.checkpoints.add((f"vlm-{captioner}", "sft"))
         if stage.round is None:  # which one is best is not known before the rounds are over
             needed.checkpoints |= {(f"vlm-{k}", "sft") for k in range(config.rounds.max + 1)}
+    elif stage.kind == "screen":
+        needed.layers_open.add(_IMAGES)
+        needed.verdicts_open.add(_IMAGES)
     elif stage.kind == "filter":
         if fingerprint is None:
             needed.verdicts_open |= set(plans.layers_judged(config, stage.layer))

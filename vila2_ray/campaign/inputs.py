@@ -25,7 +25,7 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
     if stage.name in plans.LAST_STAGES:
         names = tuple(s.name for s in plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
     if stage.kind == "recaption" and stage.round is None:
-        names = (f"sft-{work.best_round}",)
+        names = (f"sft-{work.best_round}", *stage.inputs)
     for name in names:
         layer, is_retried, _ = name.rpartition("-retry-")
         remedy = "Make it with vila2 retry, or take it out of layers" if is_retried else ""
@@ -40,6 +40,8 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
         inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
     if stage.reads_base:
         inputs["base"] = work.base_digest()
+    if stage.kind == "screen":
+        inputs["heldout_hashes"] = work.heldout_hashes_digest()
     if stage.reads_scorer:
         inputs["scorer"] = work.scorer_digest()
     return inputs

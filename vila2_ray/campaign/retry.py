@@ -204,6 +204,7 @@ def _job(
         plan_key=f"{work.config.seed}:{stage.layer}",  # the same prompts and seeds as before
         fraction=1.0 if stage.round is None else work.config.rounds.fraction,
         metadata={**kept, **metadata},
+        screening=work.screening("pretrain"),
     )
 
 

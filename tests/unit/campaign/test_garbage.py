@@ -114,3 +114,12 @@ def test_collecting_deletes_what_is_listed_and_nothing_else(tmp_path: Path) -> N
     assert [g.path for g in collect(Campaign(str(tmp_path)))] == ["checkpoints/vlm-7/sft"]
     assert store.list("checkpoints") == ["checkpoints/vlm-0/sft/model"]
     assert find_garbage(Campaign(str(tmp_path))) == []
+
+
+def test_what_screening_found_stays(tmp_path: Path) -> None:
+    config, store = begin(tmp_path, "rounds.max=1", "screen.min_side=8"), Store(tmp_path)
+    put(store, "verdicts/images/0ld0ld00/pretrain/0.parquet", "parts/images/0ld0ld00/pretrain/0.parquet")
+    assert listed(tmp_path) == {}, "screening has not ended"
+    fps = finish(config, "index", "screen")
+    put(store, f"verdicts/images/{fps['screen']}/pretrain/0.parquet")
+    assert set(listed(tmp_path)) == {"verdicts/images/0ld0ld00", "parts/images/0ld0ld00"}
