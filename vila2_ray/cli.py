@@ -185,6 +185,42 @@ def hash_corpus(
 
 
 @app.command()
+def dead(
+    campaign: Annotated[str, typer.Argument(help="A campaign, or what `vila2 recaption` wrote to.")] = DEFAULT_CAMPAIGN,
+    layer: Annotated[str | None, typer.Option(help="Only this layer. Default: all.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only this reason, for example engine_died.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Dead letters: rows that could not be captioned, counted by layer and reason, with examples."""
+    from vila2_ray.cli_dead import print_dead
+
+    print_dead(campaign, layer, reason, json)
+
+
+@app.command()
+def retry(
+    reason: Annotated[list[str], typer.Option(help="Why they failed, for example engine_died; may be repeated.")],
+    campaign: Annotated[str, typer.Argument(help="A campaign, or what `vila2 recaption` wrote to.")] = DEFAULT_CAMPAIGN,
+    layer: Annotated[str | None, typer.Option(help="Default: the newest.")] = None,
+) -> None:
+    """Caption dead letters again: in place, or in a new layer where the stage is done."""
+    from vila2_ray.cli_dead import retry_here
+
+    retry_here(campaign, reason, layer)
+
+
+@app.command()
+def gc(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed. Default: only list it.")] = False,
+) -> None:
+    """What of a campaign nothing needs any more, with sizes: parts, orphaned work, training state, old checkpoints."""
+    from vila2_ray.cli_gc import collect_here
+
+    collect_here(campaign, delete)
+
+
+@app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""
     from vila2_ray.recipe import load_config, recipe_names

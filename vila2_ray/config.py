@@ -8,12 +8,14 @@ declared otherwise.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from vila2_ray.errors import ConfigError
 
 Rule = Literal["alt_text", "recaption", "concat", "mixed"]
+PickRule = Literal["none", "mean_logprob", "min_logprob", "agreement", "scorer"]
 EngineName = Literal["auto", "vllm", "transformers", "fake"]
 Part = Literal["vision", "connector", "language"]
 TrainingStage = Literal["align", "pretrain", "sft"]
@@ -194,11 +196,13 @@ class RecaptionConfig:
     """How a layer of captions is written."""
 
     prompt_ids: tuple[str, ...] = ("detailed", "narrative", "confident")
-    """One is drawn per sample and variant, by a hash, from the prompt family."""
+    """One is drawn per sample, by a hash, from the prompt family, as the paper does. Variants go on from it through
+    this list: with num_variants = len(prompt_ids) every image is asked every prompt, with a single id and a temperature
+    above 0 the variants are several draws of one prompt."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Prompt id → text; adds to and overrides the built-in family."""
     num_variants: int = 1
-    """Captions per sample."""
+    """Captions per sample: several prompts, or several draws of one (see prompt_ids). `pick` chooses among them."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quantization: str = ""
     """Weight quantisation that vLLM applies or finds in the checkpoint (`fp8`, `awq`, `gptq` …). Empty: none."""
@@ -241,6 +245,86 @@ class FiltersConfig:
         _share("filters", self, "max_repeated_ngram_share", "drop_lowest_min_logprob_share")
         if self.max_words < self.min_words:
             raise ConfigError("filters.max_words", self.max_words, "must not be smaller than min_words")
+
+
+@dataclass(frozen=True)
+class FallbackConfig:
+    """What the best caption of a sample must reach; where it does not, none is picked and the alt text stays alone."""
+
+    min_mean_logprob: float | None = None
+    """Mean token log-probability, whatever the rule picks by. None: any."""
+    min_min_logprob: float | None = None
+    """Lowest token log-probability, whatever the rule picks by. None: any."""
+    min_agreement: float = 0.3
+    """Mean token F1 with the sample's other captions, in [0, 1]; for `agreement`. A caption without others has nothing
+    to disagree with."""
+    min_scorer_margin: float = 0.0
+    """By how much the caption's image–text similarity must exceed the alt text's; for `scorer`."""
+
+    def __post_init__(self) -> None:
+        _share("pick.fallback_alt_text", self, "min_agreement")
+
+
+@dataclass(frozen=True)
+class PickConfig:
+    """Which of a sample's captions is trained on. The others get the flag `not_picked`; any change costs no GPU."""
+
+    by: PickRule = "none"
+    """`none`: all that the filters keep. `mean_logprob`: the highest mean token log-probability. `min_logprob`: the
+    highest lowest token. `agreement`: the highest mean token F1 with the others. `scorer`: the highest image–text
+    similarity, against which the alt text competes too (as in BLIP's CapFilt, arXiv 2201.12086)."""
+    layers: Literal["latest", "all"] = "latest"
+    """`latest`: among the variants of the round's own layer. `all`: among those of every round so far; the round then
+    trains on all of these layers. The last full pass always picks among its own variants."""
+    scorer: str = operational("")
+    """A CLIP or SigLIP folder (safetensors), local or a URI, for `by: scorer`. Its digest enters fingerprints, not its
+    path. Texts longer than its context are judged by their beginning."""
+    fallback_alt_text: FallbackConfig = field(default_factory=FallbackConfig)
+
+    def __post_init__(self) -> None:
+        if (self.by == "scorer") != bool(self.scorer):
+            remedy = "name a CLIP or SigLIP folder for pick.by=scorer, and only for it"
+            raise ConfigError("pick.scorer", self.scorer, remedy)
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """What a layer's figures may come to before it counts as collapsed. All operational: a border is no output.
+
+    The defaults let pass whatever a working model writes, long or short, and stop what nobody would train on.
+    """
+
+    stop: bool = operational(True)
+    """A collapse stops the campaign before it trains on the layer. False: it is only told of."""
+    min_captions: int = operational(30)
+    """A layer with fewer is not judged: shares of a few say nothing."""
+    min_words_per_caption: float = operational(2.0)
+    max_empty_share: float = operational(0.05)
+    """Captions without a letter, digit or pictogram."""
+    max_refusal_share: float = operational(0.1)
+    """Captions such as "I'm sorry, I cannot …"."""
+    max_prompt_echo_share: float = operational(0.3)
+    max_unfinished_share: float = operational(0.9)
+    """Captions that max_tokens cut off."""
+    max_repeated_4gram_share: float = operational(0.5)
+    """Mean over captions of the share of 4-grams that were said before in the same caption."""
+    max_share_starting_alike: float = operational(0.8)
+    """Captions with the commonest first six words."""
+    max_share_identical: float = operational(0.5)
+    """Captions that are the commonest one, word for word."""
+    max_alt_text_similarity: float = operational(0.95)
+    """Mean token F1 with the alt text: above it, nothing is added."""
+    min_previous_similarity: float = operational(0.05)
+    """Mean token F1 with the previous round's caption of the same sample."""
+    min_words_ratio: float = operational(0.3)
+    """Words per caption, divided by the previous round's."""
+    min_vocabulary_ratio: float = operational(0.3)
+    """Different words in the layer, divided by the previous round's."""
+
+    def __post_init__(self) -> None:
+        _positive("drift", self, "min_captions")
+        others = ("stop", "min_captions", "min_words_per_caption")
+        _share("drift", self, *(spec.name for spec in dataclasses.fields(self) if spec.name not in others))
 
 
 @dataclass(frozen=True)
@@ -392,6 +476,11 @@ class Config:
     base: BaseConfig = field(default_factory=BaseConfig)
     recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
+    pick: PickConfig = field(default_factory=PickConfig)
+    drift: DriftConfig = operational(factory=DriftConfig)
+    layers: dict[str, str] = operational(factory=dict)
+    """Layer → the retried layer that later stages read in its place, for example round-1: round-1-retry-1, as
+    `vila2 retry` made it. Its digest enters their fingerprints."""
     fuse: FuseConfig = field(default_factory=FuseConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
@@ -399,6 +488,14 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     rates: RatesConfig = operational(factory=RatesConfig)
     prices: PricesConfig = operational(factory=PricesConfig)
+
+    def __post_init__(self) -> None:
+        for layer, retried in self.layers.items():
+            if not re.fullmatch(re.escape(layer) + r"-retry-[1-9]\d*", retried):
+                raise ConfigError(f"layers.{layer}", retried, f"name a layer that retried it, {layer}-retry-1 for one")
+        if self.pick.by == "agreement" and self.pick.layers == "latest" and self.recaption.num_variants == 1:
+            remedy = "one caption per sample has nothing to agree with: raise recaption.num_variants or pick.layers=all"
+            raise ConfigError("pick.by", self.pick.by, remedy)
 
 
 def semantic_fields(node: Any, prefix: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from vila2_ray.cli_progress import Screen
 from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed, Vila2Error
 from vila2_ray.progress import LineProgress
 
-COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "recipes")
+COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "dead", "retry", "gc")
+COMMANDS += ("recipes",)
 
 
 class Terminal(io.StringIO):
@@ -56,6 +57,11 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["run", "campaign={tmp}/c", "--only", "dance"], "--only = 'dance'"),
         (["frobnicate"], "No such command"),
         (["export", "--format", "zip"], "zip"),
+        (["dead", "{tmp}/nothing"], "there is no campaign here and no recaptioned corpus"),
+        (["dead", "--reason", "tired"], "--reason = 'tired'"),
+        (["retry", "{tmp}/nothing"], "Missing option '--reason'"),
+        (["retry", "{tmp}/nothing", "--reason", "tired"], "must be one of no_image"),
+        (["gc", "{tmp}/nothing"], "there is no campaign here"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

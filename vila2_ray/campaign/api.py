@@ -73,16 +73,21 @@ class Campaign:
         return [s.layer for s in plans.stages(self.config) if s.kind == "recaption" and s.name in markers]
 
     def layer(self, name: str) -> Layer:
-        """One layer's captions; `.to_pandas()`: a row per sample and variant. Raises CorpusError for unknown names."""
-        marker = self.markers().get(_stage("recaption", name))
+        """One layer's captions; `.to_pandas()`: a row per sample and variant. Where the configuration puts a retried
+        layer in its place, that one. Raises CorpusError for unknown names.
+        """
+        name = self.config.layers.get(name, name)
+        marker = self.markers().get(plans.sealing_stage(name))
         if marker is None:
             known = ", ".join(self.layers()) or "none yet"
             raise CorpusError(self.uri, f"no finished layer {name!r}", f"Finished layers: {known}")
         return self.layout.layer(name, marker.fingerprint)
 
-    def verdicts(self, name: str) -> Verdicts | None:
-        """What the filters think of a layer; None where they have not run."""
-        marker = self.markers().get(_stage("filter", name))
+    def verdicts(self, name: str, judged_with: str = "") -> Verdicts | None:
+        """What the filters think of a layer; None where they have not run. With pick.layers=all a later layer's filter
+        stage judges the earlier ones anew: `judged_with` names it.
+        """
+        marker = self.markers().get(f"filter-{(judged_with or name).removeprefix('round-')}")
         return self.layout.verdicts(name, marker.fingerprint) if marker else None
 
     def screening(self, source: str = "pretrain") -> Screening | None:
@@ -171,7 +176,3 @@ class Campaign:
         rows = sum(corpus.num_rows(s.shard) for s in corpus.shards if (s.source, s.shard) in whole)
         parts = self.layout.parts(stage.layer, name).ranges()
         return rows + sum(stop - start for key, found in parts.items() if key not in whole for start, stop in found)
-
-
-def _stage(kind: str, layer: str) -> str:
-    return f"{kind}-{layer.removeprefix('round-')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.plan import layers_judged
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.corpus.export import Run, export
 from vila2_ray.errors import CorpusError
@@ -31,10 +32,13 @@ def export_campaign(
         raise CorpusError(campaign.uri, "no finished caption layer to export", "Run a round first: vila2 run")
     best = max(decide(scores, config.rounds).best, 1) if scores else len(finished)
     names = [name for name in finished if name == "full" or int(name.removeprefix("round-")) <= best]
+    judged_with = {
+        name: last for last in names for name in layers_judged(config, last)
+    }  # the last one's opinion counts
     return export(
         campaign.corpus(),
         [campaign.layer(name) for name in names],
-        [campaign.verdicts(name) for name in names],
+        [campaign.verdicts(name, judged_with[name]) for name in names],
         config.fuse,
         Store(to) if to else campaign.store.sub("export", format),
         format,

@@ -60,6 +60,10 @@ class Layout:
     def checkpoint(self, model: str, stage: str) -> Store:
         return self.store.sub("checkpoints", model, stage)
 
+    def drift(self, layer: str) -> str:
+        """Name of a layer's drift figures, kept whether they stopped the campaign or not."""
+        return f"metrics/{layer}-drift.json"
+
     def evaluation(self, model: str) -> str:
         """Name of the per-sample records of a model's held-out scoring."""
         return f"metrics/{model}-heldout.parquet"

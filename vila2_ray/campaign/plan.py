@@ -30,6 +30,7 @@ class Stage:
     corpora: tuple[str, ...] = ()
     """Corpora whose digest enters the fingerprint."""
     reads_base: bool = False
+    reads_scorer: bool = False
     fields: tuple[str, ...] = ()
     """Dotted prefixes of the semantic configuration fields that decide its output."""
 
@@ -47,6 +48,8 @@ class Stage:
 _ENGINE = ("recaption.quantization", "recaption.processor")
 _PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
 _ALT_TEXT = ("fuse.prompted", "fuse.brief_prompt_id", "recaption.prompts", "train.shuffle_window", "seed")
+_SFT = ("train.sft", "train.shuffle_window", "seed")
+_EVALUATE = ("evaluate", *_ENGINE, "recaption.prompts")
 _FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
 
 
@@ -58,31 +61,21 @@ def stages(config: Config) -> list[Stage]:
     """
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
-        Stage("align", "align", None, ("index",), ("pretrain",), True, ("train.align", *_ALT_TEXT)),
+        Stage("align", "align", None, ("index",), ("pretrain",), True, fields=("train.align", *_ALT_TEXT)),
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
         text: tuple[str, ...] = _ALT_TEXT
         if k:
-            plan += _captioning(f"{k}", k, k - 1)
-            layer, text = (f"recaption-{k}", f"filter-{k}"), _FUSED
+            plan += _captioning(config, f"{k}", k, k - 1)
+            layer, text = (captions_of(config, f"round-{k}"), f"filter-{k}"), _FUSED
         plan += [
-            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), False, ("train.pretrain", *text)),
-            Stage(
-                f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), False, ("train.sft", "train.shuffle_window", "seed")
-            ),
-            Stage(
-                f"evaluate-{k}",
-                "evaluate",
-                k,
-                (f"sft-{k}",),
-                ("heldout",),
-                False,
-                ("evaluate", *_ENGINE, "recaption.prompts"),
-            ),
+            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), fields=("train.pretrain", *text)),
+            Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), fields=_SFT),
+            Stage(f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), fields=_EVALUATE),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
-        plan += _captioning("full", None, None)
+        plan += _captioning(config, "full", None, None)
     return _with_screening(plan, config) + [Stage(name, name) for name in LAST_STAGES]
 
 
@@ -101,14 +94,43 @@ def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:
     return [plan[0], screen, *later]
 
 
-def _captioning(suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
+def _captioning(config: Config, suffix: str, k: int | None, captioner: int | None) -> list[Stage]:
     """A recaptioning and the verdicts on it. The full pass names no captioner: the best round's is taken."""
     fields = ("recaption", "seed", *(("rounds.fraction",) if k is not None else ()))
     reads = (f"sft-{captioner}",) if captioner is not None else ()
-    return [
-        Stage(f"recaption-{suffix}", "recaption", k, reads, (), False, fields),
-        Stage(f"filter-{suffix}", "filter", k, (f"recaption-{suffix}",), (), False, ("filters", *_PROMPTS)),
-    ]
+    recaption = Stage(f"recaption-{suffix}", "recaption", k, reads, fields=fields)
+    judged = tuple(captions_of(config, layer) for layer in layers_judged(config, recaption.layer))
+    picks = ("pick",) if config.pick.by != "none" else ()
+    by_scorer = config.pick.by == "scorer"
+    judge = Stage(
+        f"filter-{suffix}", "filter", k, judged, reads_scorer=by_scorer, fields=("filters", *_PROMPTS, *picks)
+    )
+    return [recaption, judge]
+
+
+def layers_judged(config: Config, layer: str) -> tuple[str, ...]:
+    """Layers that the filter stage of `layer` writes verdicts on and its round trains on, oldest first."""
+    if config.pick.by == "none" or config.pick.layers == "latest" or not layer.startswith("round-"):
+        return (layer,)
+    return tuple(f"round-{k}" for k in range(1, int(layer.removeprefix("round-")) + 1))
+
+
+def captions_of(config: Config, layer: str) -> str:
+    """Name of the marker under which a layer's captions are read: its own, or that of the retried layer chosen."""
+    return sealing_stage(config.layers.get(layer, layer))
+
+
+def sealing_stage(layer: str) -> str:
+    """Name of the stage that writes a layer: `round-2` → `recaption-2`."""
+    return f"recaption-{layer.removeprefix('round-')}"
+
+
+def layer_sealed_by(marker: str) -> str | None:
+    """The reverse: `recaption-2-retry-1` → `round-2-retry-1`; None for a stage that writes no layer."""
+    kind, _, suffix = marker.partition("-")
+    if kind != "recaption":
+        return None
+    return suffix if suffix.startswith("full") else f"round-{suffix}"
 
 
 def fields_of(stage: Stage, config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.inputs import stage_inputs
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.promotion import read_promoted
@@ -26,7 +27,7 @@ from vila2_ray.campaign.state import (
     write_marker,
 )
 from vila2_ray.config import Config
-from vila2_ray.errors import ConfigError, FingerprintError, StageFailed
+from vila2_ray.errors import ConfigError, FingerprintError
 from vila2_ray.progress import NullProgress, Progress
 from vila2_ray.recipe import to_yaml
 from vila2_ray.storage import Store
@@ -95,7 +96,7 @@ class _Driver:
 
     def _one(self, stage: plans.Stage) -> None:
         work = self._work
-        inputs = self._inputs(stage)
+        inputs = stage_inputs(work, self._plan, stage)
         name = plans.fingerprint(stage, work.config, inputs)
         covers = work.covered_by(stage)
         marker = work.markers.get(stage.name)
@@ -127,28 +128,6 @@ class _Driver:
         write_marker(work.layout.store, entry)
         work.markers[stage.name] = entry
         self.ran.append(stage.name)
-
-    def _inputs(self, stage: plans.Stage) -> dict[str, str]:
-        work, inputs = self._work, {}
-        names = stage.inputs
-        if stage.name in plans.LAST_STAGES:
-            names = tuple(s.name for s in self._plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
-        if stage.kind == "recaption" and stage.round is None:
-            names = (f"sft-{work.best_round}", *stage.inputs)
-        for name in names:
-            if name not in work.markers:
-                raise StageFailed(
-                    f"{stage.name} needs {name}, which is not done. Run it first: vila2 run --until {name}"
-                )
-            if name != "index":  # what a stage reads of it is in its corpora's digests
-                inputs[name] = work.markers[name].digest
-        if stage.kind != "index":
-            inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
-        if stage.reads_base:
-            inputs["base"] = work.base_digest()
-        if stage.kind == "screen":
-            inputs["heldout_hashes"] = work.heldout_hashes_digest()
-        return inputs
 
     def _refuse(self, stage: plans.Stage, marker: Marker, inputs: dict[str, str]) -> None:
         changed = [name for name in sorted({*inputs, *marker.inputs}) if inputs.get(name) != marker.inputs.get(name)]

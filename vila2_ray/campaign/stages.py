@@ -84,11 +84,21 @@ class Run:
         """What is left out of a corpus as of now; None where nothing can be."""
         return open_screening(self.layout, self.config, self.markers, self.corpus(source))
 
-    def layer(self, k: int) -> tuple[Layer, Verdicts | None]:
-        """The finished layer of a round and what the filters think of it."""
-        recaption, judged = self.markers[f"recaption-{k}"], self.markers[f"filter-{k}"]
-        name = f"round-{k}"
-        return self.layout.layer(name, recaption.fingerprint), self.layout.verdicts(name, judged.fingerprint)
+    def scorer_digest(self) -> str:
+        from vila2_ray.model.loading import checkpoint_digest
+
+        return checkpoint_digest(Store(self.config.pick.scorer).local_folder())
+
+    def captions(self, layer: str) -> Layer:
+        """A finished layer, or the retried one that the configuration puts in its place."""
+        marker = self.markers[plans.captions_of(self.config, layer)]
+        return self.layout.layer(self.config.layers.get(layer, layer), marker.fingerprint)
+
+    def layers(self, k: int) -> list[tuple[Layer, Verdicts | None]]:
+        """What a round trains on: finished layers, and what its filter stage thinks of them."""
+        judged = self.markers[f"filter-{k}"].fingerprint
+        names = plans.layers_judged(self.config, f"round-{k}")
+        return [(self.captions(name), self.layout.verdicts(name, judged)) for name in names]
 
 
 def connect_ray() -> None:
@@ -163,7 +173,7 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         init = run.layout.checkpoint("base", "align").local_folder()
     else:
         init = run.layout.checkpoint(model, "pretrain").local_folder()
-    layers = [run.layer(stage.round)] if name == "pretrain" and stage.round else []
+    layers = run.layers(stage.round) if name == "pretrain" and stage.round else []
     job = TrainingJob(
         model_name=model,
         stage=cast(TrainingStage, name),
@@ -197,8 +207,8 @@ def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         config=run.config.recaption,
         plan_key=f"{run.config.seed}:{stage.layer}",
         fraction=1.0 if full else run.config.rounds.fraction,
-        keep=run.layer(latest)[0] if full and latest else None,
         screening=run.screening("pretrain"),
+        keep=run.captions(f"round-{latest}") if full and latest else None,
         metadata={
             "layer": stage.layer,
             "round": str(stage.round if stage.round is not None else captioner + 1),
@@ -218,13 +228,35 @@ def _digest_of(files: ShardFiles, fingerprint: str) -> str:
 
 
 def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
-    from vila2_ray.campaign.judging import judge_layer
+    from vila2_ray.campaign.judging import JudgeJob, judge_layers
+    from vila2_ray.campaign.watching import watch
 
-    started = time.monotonic()
-    layer = run.layout.layer(stage.layer, run.markers[stage.inputs[0]].fingerprint)
-    verdicts = run.layout.verdicts(stage.layer, fingerprint)
-    flags = judge_layer(run.corpus("pretrain"), layer, verdicts, run.prompts, run.config.filters, ray_map)
-    return Done(_digest_of(verdicts, fingerprint), {"flags": flags}, time.monotonic() - started)
+    started, config = time.monotonic(), run.config
+    names = plans.layers_judged(config, stage.layer)
+    before = f"round-{stage.round - 1}" if stage.round else ""
+    has_before = plans.captions_of(config, before) in run.markers
+    job = JudgeJob(
+        corpus=run.corpus("pretrain"),
+        layers=[(run.captions(name), run.layout.verdicts(name, fingerprint)) for name in names],
+        prompts=run.prompts,
+        filters=config.filters,
+        pick=config.pick,
+        previous=run.captions(before) if has_before else None,
+    )
+    judgement = judge_layers(job, ray_map)
+    digest = _digest_of(job.layers[-1][1], fingerprint)
+    captions = run.markers[plans.captions_of(config, stage.layer)]
+    last = run.markers.get(f"filter-{stage.round - 1}") if stage.round else None
+    drift = watch(
+        run.layout,
+        stage,
+        judgement.drift,
+        last.summary.get("drift", {}) if last else {},
+        captions.digest,
+        config.drift,
+        run.progress,
+    )
+    return Done(digest, {"flags": judgement.flags, "drift": drift}, time.monotonic() - started)
 
 
 _NOTED = (*RICHEST_FIRST, "hallucination_rate", "words_per_caption")

@@ -46,10 +46,17 @@ def write_marker(store: Store, marker: Marker) -> None:
 
 
 def drop_markers(store: Store, plan: list[Stage], first: str) -> None:
-    """Take back the markers of `first` and of every stage after it; what they made stays until it is written again."""
+    """Take back the markers of `first` and of every stage after it; what they made stays until it is written again.
+
+    A layer that retried one of theirs goes with it.
+    """
     names = [stage.name for stage in plan]
+    markers = store.list("stages", suffix=".json")
     for name in names[names.index(first) :]:
         store.delete(f"stages/{name}.json")
+        for retried in markers:
+            if retried.startswith(f"stages/{name}-retry-"):
+                store.delete(retried)
 
 
 def check_fields(plan: list[Stage], config: Config, markers: Mapping[str, Marker]) -> None:

@@ -7,7 +7,7 @@ endings are judged after the cut, so that a caption that only ends in a loop kee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -35,6 +35,8 @@ class Flag(str, Enum):
     ALT_TEXT_COPY = "alt_text_copy"
     LOW_MEAN_LOGPROB = "low_mean_logprob"
     LOW_MIN_LOGPROB = "low_min_logprob"
+    NOT_PICKED = "not_picked"
+    """Nothing is wrong with it: `pick` chose another caption of the sample, or its alt text."""
 
 
 def training_text(caption: str, config: FiltersConfig) -> str:
@@ -49,7 +51,7 @@ def judge(
     config: FiltersConfig,
     threshold: float | None = None,
 ) -> list[list[str]]:
-    """Flags of each captioned row, in the order of `Flag`.
+    """Flags of each captioned row, in the order of `Flag`; `not_picked` is not among them (see `pick`).
 
     `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer; alt texts and prompt
     texts go with them one by one; `threshold` is the layer's `layer_threshold`, None where no share of it is to go.
@@ -65,22 +67,41 @@ def judge(
     ]
 
 
-def layer_threshold(min_logprobs: pa.Array | pa.ChunkedArray | Sequence[float] | np.ndarray, share: float) -> float:
+def layer_threshold(read: Callable[[], Iterable[pa.Array | pa.ChunkedArray | np.ndarray]], share: float) -> float:
     """The minimum token log-probability below which a layer's captions are left out.
 
-    The ⌊share·n⌋ lowest of n values lie below it, or fewer where captions tie at the border: never more than the
-    share is left out. Nulls and NaNs do not count. −inf leaves out none, +inf all.
+    `read` gives the layer's values (float32) piece by piece, and is called twice: whatever the layer's size, two
+    histograms of 65,536 counts are all that is held. The ⌊share·n⌋ lowest of n values lie below the threshold, or fewer
+    where captions tie at the border: never more than the share is left out. Nulls and NaNs do not count. −inf leaves
+    out none, +inf all.
     """
-    if isinstance(min_logprobs, (pa.Array, pa.ChunkedArray)):
-        min_logprobs = min_logprobs.drop_null().to_numpy()
-    values = np.asarray(min_logprobs)
-    values = values[~np.isnan(values)]
-    num_dropped = math.floor(share * len(values) + 1e-9)  # 0.29 · 100 is 28.999…
+    upper = np.zeros(1 << 16, np.int64)
+    for piece in read():
+        np.add.at(upper, _ordered_bits(piece) >> 16, 1)
+    num_values = int(upper.sum())
+    num_dropped = math.floor(share * num_values + 1e-9)  # 0.29 · 100 is 28.999…
     if num_dropped <= 0:
         return -math.inf
-    if num_dropped >= len(values):
+    if num_dropped >= num_values:
         return math.inf
-    return float(np.partition(values, num_dropped)[num_dropped])
+    high = int(np.searchsorted(np.cumsum(upper), num_dropped, side="right"))
+    lower = np.zeros(1 << 16, np.int64)
+    for piece in read():
+        bits = _ordered_bits(piece)
+        np.add.at(lower, bits[bits >> 16 == high] & 0xFFFF, 1)
+    rest = num_dropped - int(upper[:high].sum())
+    low = int(np.searchsorted(np.cumsum(lower), rest, side="right"))
+    bits = np.array([high << 16 | low], np.uint32)
+    return float(np.where(bits >> 31, bits & 0x7FFFFFFF, ~bits).astype(np.uint32).view(np.float32)[0])
+
+
+def _ordered_bits(values: pa.Array | pa.ChunkedArray | np.ndarray) -> np.ndarray:
+    """Unsigned integers that stand in the order of the numbers, without nulls and NaNs."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        values = np.asarray(values.drop_null())
+    numbers = np.asarray(values, np.float32)
+    bits = numbers[~np.isnan(numbers)].view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | 0x80000000)
 
 
 def repeated_ngram_share(tokens: Sequence[str], n: int = NGRAM) -> float:

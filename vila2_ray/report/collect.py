@@ -10,13 +10,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vila2_ray import __version__
+from vila2_ray.campaign.plan import captions_of
 from vila2_ray.campaign.saturation import decide
+from vila2_ray.campaign.watching import read_drift
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
 from vila2_ray.recipe import to_yaml
-from vila2_ray.report.data import LayerFacts, Promotion, ReportData, RoundScores, StageCost
+from vila2_ray.report.data import LayerDrift, LayerFacts, Promotion, ReportData, RoundScores, StageCost
 from vila2_ray.report.draw import draw_samples
+from vila2_ray.report.drift import drift_borders
 from vila2_ray.report.tally import tally_layers
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         notes.append("Counts of captions, flags and dead letters are of the shards that were read, drawn at random.")
     if tally.has_variants:
         notes.append("Layers hold several variants per sample; samples show the first, counts are of all.")
+    drift = _drift(campaign, config, list(layers), notes)
     indexed = markers["index"].summary.get("pretrain", {}) if "index" in markers else {}
     return ReportData(
         campaign=config.campaign,
@@ -53,6 +57,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         scores=tuple(scores),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
+        drift=drift,
+        drift_borders=drift_borders(config.drift),
         samples=samples,
         num_corpus_samples=int(indexed.get("samples", tally.num_rows)),
         stages=_stages(campaign, tally.layers),
@@ -77,6 +83,19 @@ def _corpus(campaign: Campaign, config: Config, notes: list[str]) -> Corpus | No
         where = config.corpus.pretrain or "no path configured"
         notes.append(f"The pretraining shards cannot be read ({where}): samples are without images. {error}")
         return None
+
+
+def _drift(campaign: Campaign, config: Config, names: list[str], notes: list[str]) -> tuple[LayerDrift, ...]:
+    """Figures of the layers that have been judged; a note where one has collapsed."""
+    markers, found = campaign.markers(), []
+    for name in names:
+        digest = markers[captions_of(config, name)].digest
+        figures, collapses = read_drift(campaign.layout, name, digest)
+        if figures:
+            found.append(LayerDrift(name, figures, tuple(collapses)))
+        if collapses:
+            notes.append(f"The captions of {name} have collapsed: {'; '.join(collapses)}.")
+    return tuple(found)
 
 
 def _round(entry: dict[str, Any]) -> RoundScores:

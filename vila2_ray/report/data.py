@@ -89,6 +89,16 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
+class LayerDrift:
+    """How a layer's captions are, whatever they say: the figures that drift is watched by."""
+
+    name: str
+    figures: Mapping[str, float]
+    collapses: tuple[str, ...] = ()
+    """A sentence for each border that was crossed."""
+
+
+@dataclass(frozen=True)
 class RoundScores:
     """Held-out scores of the model that a round ended with."""
 
@@ -138,6 +148,9 @@ class ReportData:
     scores: tuple[RoundScores, ...] = ()
     layers: tuple[LayerFacts, ...] = ()
     alt_words: Words | None = None
+    drift: tuple[LayerDrift, ...] = ()
+    drift_borders: Mapping[str, str] = field(default_factory=dict)
+    """Figure → its border for people."""
     samples: tuple[Sample, ...] = ()
     num_corpus_samples: int = 0
     stages: tuple[StageCost, ...] = ()

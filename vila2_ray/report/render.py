@@ -22,6 +22,7 @@ from vila2_ray.captions.words import words
 from vila2_ray.report import scorebook, svg
 from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, Sample
 from vila2_ray.report.diff import marked, word_diff
+from vila2_ray.report.drift import drift_panels, drift_rows
 from vila2_ray.report.headline import headline
 from vila2_ray.report.pictures import data_uri
 
@@ -48,6 +49,8 @@ def render(data: ReportData) -> str:
         script=Markup(script),
         panels=_panels(data),
         lengths=_lengths(data),
+        drift_panels=drift_panels(data.drift, [layer_label(layer.name) for layer in data.drift], data.drift_borders),
+        drift_rows=drift_rows(data.drift, data.drift_borders),
         flags=_counts(data.layers, {layer.name: layer.flags or {} for layer in data.layers}),
         errors=_counts(data.layers, {layer.name: layer.errors for layer in data.layers}),
         score_tables=_score_tables(data),

@@ -111,3 +111,59 @@ def test_screening_is_named_by_its_rules_and_not_by_the_corpus_nor_by_lists() ->
         return plans.fingerprint(stage, config(*overrides), {})
 
     assert name(*ON) == name(*ON, "screen.takedown=x", "screen.heldout_hashes=[y]") != name("screen.min_side=65")
+
+
+def fingerprints(configuration) -> dict[str, str]:
+    inputs = {"x": "1"}
+    return {s.name: plans.fingerprint(s, configuration, inputs) for s in plans.stages(configuration)}
+
+
+def test_pick_that_is_off_changes_nothing() -> None:
+    before, after = config("rounds.max=2"), config("rounds.max=2", "pick.fallback_alt_text.min_agreement=0.9")
+    assert fingerprints(before) == fingerprints(after)
+    drift = config("rounds.max=2", "drift.stop=false", "drift.max_empty_share=1")
+    assert fingerprints(before) == fingerprints(drift)
+
+
+def test_pick_changes_the_filter_stages_alone() -> None:
+    before, after = config("rounds.max=1"), config("rounds.max=1", "pick.by=mean_logprob")
+    changed = {name for name, found in fingerprints(after).items() if fingerprints(before)[name] != found}
+    assert changed == {"filter-1"}
+
+
+def test_a_scorer_is_read_by_its_digest_not_its_path() -> None:
+    here, there = (config("rounds.max=1", "pick.by=scorer", f"pick.scorer={path}") for path in ("/a", "/b"))
+    assert fingerprints(here) == fingerprints(there)
+    assert [s.name for s in plans.stages(here) if s.reads_scorer] == ["filter-1"]
+
+
+def test_picking_among_all_layers_reads_all_layers() -> None:
+    every = config("rounds.max=3", "rounds.fraction=0.5", "pick.by=mean_logprob", "pick.layers=all")
+    assert named(every, "filter-3").inputs == ("recaption-1", "recaption-2", "recaption-3")
+    assert named(every, "filter-full").inputs == ("recaption-full",)
+    assert plans.layers_judged(every, "round-2") == ("round-1", "round-2")
+    latest = config("rounds.max=3", "pick.by=mean_logprob")
+    assert plans.layers_judged(latest, "round-2") == ("round-2",)
+
+
+def test_a_retried_layer_takes_the_place_of_its_layer_in_later_stages() -> None:
+    chosen = config("rounds.max=2", "layers.round-1=round-1-retry-2")
+    assert named(chosen, "filter-1").inputs == ("recaption-1-retry-2",)
+    assert "recaption-1-retry-2" in named(chosen, "pretrain-1").inputs
+    assert named(chosen, "recaption-2").inputs == ("sft-1",)
+    assert fingerprints(chosen) == fingerprints(config("rounds.max=2")), "its digest enters, its name does not"
+    with pytest.raises(ConfigError, match=r"layers.round-1 = 'round-2-retry-1'"):
+        config("layers.round-1=round-2-retry-1")
+
+
+@pytest.mark.parametrize("layer", ["round-1", "full", "round-2-retry-1", "full-retry-3"])
+def test_a_layer_and_the_stage_that_seals_it_name_each_other(layer: str) -> None:
+    assert plans.layer_sealed_by(plans.sealing_stage(layer)) == layer
+    assert plans.layer_sealed_by("filter-1") is None
+
+
+def test_agreement_needs_something_to_agree_with() -> None:
+    with pytest.raises(ConfigError, match=r"pick.by = 'agreement'.*num_variants"):
+        config("pick.by=agreement")
+    config("pick.by=agreement", "recaption.num_variants=2")
+    config("pick.by=agreement", "pick.layers=all")

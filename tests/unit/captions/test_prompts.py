@@ -121,3 +121,12 @@ def test_draw_falls_back_to_the_ids_it_was_made_with() -> None:
     prompts = Prompts(IDS)
     assert prompts.draw((), "plan", "0/1", 1) == draw(IDS, "plan", "0/1", 1)
     assert prompts.draw(("brief",), "plan", "0/1") == "brief"
+
+
+def test_variants_are_every_prompt_or_several_draws_of_one() -> None:
+    """What `recaption.prompt_ids` promises: num_variants prompts of an image differ, draws of one differ by seed."""
+    ids = ("detailed", "narrative", "confident")
+    for sample in ("s/a", "s/b", "s/c"):
+        assert {draw(ids, "plan", sample, variant) for variant in range(3)} == set(ids)
+        assert {draw(ids[:1], "plan", sample, variant) for variant in range(3)} == {"detailed"}
+        assert len({seed("plan", sample, variant) for variant in range(3)}) == 3

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vila2_ray.report.data import (
     Caption,
+    LayerDrift,
     LayerFacts,
     Promotion,
     ReportData,
@@ -149,4 +150,13 @@ def example() -> ReportData:
         config_yaml="campaign: runs/example\nseed: 0\n",
         provenance=(("base weights", "cd" * 32),),
         promotions=(Promotion("VLM_2", "2026-05-01 09:59 UTC", "checkpoints/vlm-2/sft", "ef" * 32, True),),
+    )
+
+
+def drifting(*collapses: str) -> tuple[LayerDrift, ...]:
+    """Figures of two layers; the second one's first figures are of a layer that collapsed."""
+    sound = {"words_per_caption": 101.2, "vocabulary": 5210.0, "share_identical": 0.001, "refusal_share": 0.0}
+    return (
+        LayerDrift("round-1", sound),
+        LayerDrift("round-2", {**sound, "share_identical": 0.93, "previous_similarity": 0.41}, collapses),
     )

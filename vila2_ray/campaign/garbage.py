@@ -1,0 +1,206 @@
+"""What of a campaign nothing needs any more: found by its markers and configured stages, shown, then deleted.
+
+Kept, whatever happens: index, markers, ledger, metrics, report, exports; sealed layers, their verdicts and the pack
+plans of finished stages; the aligned base, which every further round starts from; the newest and the best model, the
+promoted one and the one before it, with their pretrain-stage checkpoints, which specialists start from; whatever an
+unfinished stage of the configuration reads or has begun. Where what a stage reads is not done yet, the names that its
+work will have are not known, and all that lies under the stage's own name stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.inputs import current_fingerprint, observe
+from vila2_ray.campaign.lease import Lease
+from vila2_ray.campaign.promotion import read_promoted
+from vila2_ray.campaign.stages import Run
+from vila2_ray.config import Config
+from vila2_ray.errors import StorageError, Vila2Error
+from vila2_ray.storage import Store
+
+_TRAINED = re.compile(r"(?P<kind>pretrain|sft)-(?P<round>\d+)")
+_IMAGES = "images"
+"""Stands for a layer's name where the screen stage keeps its verdicts and its unfinished work."""
+_ORPHAN = "made under another configuration, or for no stage"
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that can go."""
+
+    path: str
+    """Relative to the campaign."""
+    why: str
+    num_files: int
+    num_bytes: int
+
+
+def find_garbage(campaign: Campaign) -> list[Garbage]:
+    """Folders that nothing needs, in order of path. Changes nothing."""
+    needed, store = _needed(campaign), campaign.store
+    found: dict[str, tuple[str, list[str]]] = {}
+    for name, folder, why in _unneeded(store, needed):
+        found.setdefault(folder, (why, []))[1].append(name)
+    with ThreadPoolExecutor(16) as pool:
+        sizes = dict(zip(found, pool.map(lambda folder: _num_bytes(store, found[folder][1]), found), strict=True))
+    return [Garbage(folder, why, len(names), sizes[folder]) for folder, (why, names) in sorted(found.items())]
+
+
+def collect(campaign: Campaign) -> Iterator[Garbage]:
+    """Delete what `find_garbage` finds, one folder after the other. Raises CampaignBusy while a driver runs.
+
+    Looks again once it holds the lease: a driver may have gone on since the list was shown.
+    """
+    with Lease(campaign.store) as lease:
+        for garbage in find_garbage(campaign):
+            lease.check()
+            campaign.store.delete_tree(garbage.path)
+            yield garbage
+
+
+@dataclass
+class _Needed:
+    """Names that must stay. `<…>_open`: of begun or future work whose fingerprint is not known yet."""
+
+    captions: set[tuple[str, str]] = field(default_factory=set)
+    """(layer, fp8)."""
+    layers_open: set[str] = field(default_factory=set)
+    verdicts: set[str] = field(default_factory=set)
+    """fp8 of filter stages."""
+    verdicts_open: set[str] = field(default_factory=set)
+    """Layers."""
+    trained: set[tuple[str, str, str]] = field(default_factory=set)
+    """(model, stage, fp8) of training stages, finished or not."""
+    finished: set[tuple[str, str, str]] = field(default_factory=set)
+    training_open: set[tuple[str, str]] = field(default_factory=set)
+    checkpoints: set[tuple[str, str]] = field(default_factory=set)
+    """(model, stage)."""
+
+
+def _needed(campaign: Campaign) -> _Needed:
+    work, needed = observe(campaign), _Needed()
+    config, markers, best = work.config, work.markers, work.best_round
+    plan = plans.stages(config)
+    for name, marker in markers.items():
+        _finished(needed, name, marker.fingerprint[:8])
+    for stage in plan:
+        if stage.name not in markers:
+            _pending(needed, stage, _fingerprint(work, plan, stage), config, best)
+    models = [int(match["round"]) for name in markers if (match := _TRAINED.fullmatch(name)) and match["kind"] == "sft"]
+    kept = {best, max(models, default=best)}
+    needed.checkpoints |= {("base", "align")} | {(f"vlm-{k}", stage) for k in kept for stage in ("pretrain", "sft")}
+    for entry in read_promoted(campaign.store)["history"][-2:]:
+        _, model, stage_name = entry["checkpoint"].split("/")
+        needed.checkpoints |= {(model, stage_name), (model, "pretrain")}
+    return needed
+
+
+def _finished(needed: _Needed, name: str, fp8: str) -> None:
+    if (layer := plans.layer_sealed_by(name)) is not None:
+        needed.captions.add((layer, fp8))
+    elif name == "screen":
+        needed.captions.add((_IMAGES, fp8))
+        needed.verdicts.add(fp8)
+    elif name.startswith("filter-"):
+        needed.verdicts.add(fp8)
+    elif name == "align":
+        needed.finished.add(("base", "align", fp8))
+    elif match := _TRAINED.fullmatch(name):
+        needed.finished.add((f"vlm-{match['round']}", match["kind"], fp8))
+    needed.trained |= needed.finished
+
+
+def _pending(needed: _Needed, stage: plans.Stage, fingerprint: str | None, config: Config, best: int) -> None:
+    if stage.kind == "recaption":
+        if fingerprint is None:
+            needed.layers_open.add(stage.layer)
+        else:
+            needed.captions.add((stage.layer, fingerprint[:8]))
+        captioner = stage.round - 1 if stage.round else best
+        needed.checkpoints.add((f"vlm-{captioner}", "sft"))
+        if stage.round is None:  # which one is best is not known before the rounds are over
+            needed.checkpoints |= {(f"vlm-{k}", "sft") for k in range(config.rounds.max + 1)}
+    elif stage.kind == "screen":
+        needed.layers_open.add(_IMAGES)
+        needed.verdicts_open.add(_IMAGES)
+    elif stage.kind == "filter":
+        if fingerprint is None:
+            needed.verdicts_open |= set(plans.layers_judged(config, stage.layer))
+        else:
+            needed.verdicts.add(fingerprint[:8])
+    elif stage.kind in ("align", "pretrain", "sft"):
+        if fingerprint is None:
+            needed.training_open.add((stage.model, stage.kind))
+        else:
+            needed.trained.add((stage.model, stage.kind, fingerprint[:8]))
+        needed.checkpoints.add((stage.model, stage.kind))
+        if stage.kind == "sft":
+            needed.checkpoints.add((stage.model, "pretrain"))
+    elif stage.kind == "evaluate":
+        needed.checkpoints.add((stage.model, "sft"))
+
+
+def _fingerprint(work: Run, plan: Sequence[plans.Stage], stage: plans.Stage) -> str | None:
+    if "index" not in work.markers:
+        return None  # asking for a corpus's digest would index it
+    try:
+        return current_fingerprint(work, list(plan), stage)
+    except Vila2Error:
+        return None  # a corpus or a folder of weights that cannot be read now
+
+
+def _unneeded(store: Store, needed: _Needed) -> Iterator[tuple[str, str, str]]:
+    """(file, folder that goes, why) of every file that nothing needs."""
+    whole: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for name, (layer, fp8, file) in _files(store, "captions", 3):
+        whole[layer, fp8].add(file.removesuffix(".parquet"))
+        if (layer, fp8) not in needed.captions and layer not in needed.layers_open:
+            yield name, f"captions/{layer}/{fp8}", f"captions {_ORPHAN}"
+    for name, (layer, fp8, file) in _files(store, "parts", 3):
+        shard = file.rpartition("/")[0]
+        if (layer, fp8) not in needed.captions and layer not in needed.layers_open:
+            yield name, f"parts/{layer}/{fp8}", f"parts {_ORPHAN}"
+        elif shard in whole[layer, fp8]:
+            yield name, f"parts/{layer}/{fp8}/{shard}", "parts of a finished shard"
+    for name, (layer, fp8, _) in _files(store, "verdicts", 3):
+        if fp8 not in needed.verdicts and layer not in needed.verdicts_open:
+            yield name, f"verdicts/{layer}/{fp8}", f"verdicts {_ORPHAN}"
+    for name, (title, fp8, _) in _files(store, "packs", 3):
+        model, _, stage = title.rpartition("-")
+        if (model, stage, fp8) not in needed.trained and (model, stage) not in needed.training_open:
+            yield name, f"packs/{title}/{fp8}", f"a pack plan {_ORPHAN}"
+    for name, (model, stage, fp8, _) in _files(store, "training", 4):
+        if (model, stage, fp8) in needed.finished:
+            yield name, f"training/{model}/{stage}/{fp8}", "training state of a finished stage"
+        elif (model, stage, fp8) not in needed.trained and (model, stage) not in needed.training_open:
+            yield name, f"training/{model}/{stage}/{fp8}", f"training state {_ORPHAN}"
+    for name, (model, stage, _) in _files(store, "checkpoints", 3):
+        if (model, stage) not in needed.checkpoints:
+            why = "a checkpoint that is neither promoted, best, newest nor read by an unfinished stage"
+            why = "left over from an interrupted export" if stage.startswith(".") else why
+            yield name, f"checkpoints/{model}/{stage}", why
+
+
+def _files(store: Store, folder: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+    """Name and its `depth` parts below the folder, the last of them with all that follows; others are not ours."""
+    for name in store.list(folder):
+        parts = name.split("/", depth)[1:]
+        if len(parts) == depth:
+            yield name, parts
+
+
+def _num_bytes(store: Store, names: Sequence[str]) -> int:
+    total = 0
+    for name in names:
+        try:
+            total += store.size(name)
+        except StorageError:
+            continue  # gone since it was listed
+    return total

@@ -1,0 +1,55 @@
+"""What a stage reads, as digests by name: with its semantic fields they make its fingerprint."""
+
+from __future__ import annotations
+
+from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.saturation import decide
+from vila2_ray.campaign.stages import Run
+from vila2_ray.campaign.state import read_round_scores
+from vila2_ray.errors import StageFailed
+from vila2_ray.progress import NullProgress, Progress
+
+
+def observe(campaign: Campaign, epoch: int = 0, progress: Progress | None = None) -> Run:
+    """A campaign as its next driver would find it: by the configuration of the last one, and what is done now."""
+    config, markers = campaign.config, campaign.markers()
+    best = decide(read_round_scores(markers), config.rounds).best
+    return Run(config, markers, progress or NullProgress(), epoch, best_round=best)
+
+
+def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict[str, str]:
+    """A stage, `corpus:<source>`, `base` or `scorer` → digest. Raises StageFailed where a stage is not done."""
+    inputs: dict[str, str] = {}
+    names = stage.inputs
+    if stage.name in plans.LAST_STAGES:
+        names = tuple(s.name for s in plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
+    if stage.kind == "recaption" and stage.round is None:
+        names = (f"sft-{work.best_round}", *stage.inputs)
+    for name in names:
+        layer, is_retried, _ = name.rpartition("-retry-")
+        remedy = "Make it with vila2 retry, or take it out of layers" if is_retried else ""
+        if name not in work.markers:
+            remedy = remedy or f"Run it first: vila2 run --until {name}"
+            raise StageFailed(f"{stage.name} needs {name}, which is not done. {remedy}")
+        if is_retried and layer in work.markers and work.markers[layer].covers != work.markers[name].covers:
+            raise StageFailed(f"{stage.name} needs {name}, which lacks shards that {layer} has since got. {remedy}")
+        if name != "index":  # what a stage reads of it is in its corpora's digests
+            inputs[name] = work.markers[name].digest
+    if stage.kind != "index":
+        inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
+    if stage.reads_base:
+        inputs["base"] = work.base_digest()
+    if stage.kind == "screen":
+        inputs["heldout_hashes"] = work.heldout_hashes_digest()
+    if stage.reads_scorer:
+        inputs["scorer"] = work.scorer_digest()
+    return inputs
+
+
+def current_fingerprint(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> str | None:
+    """The name that a stage's work would have now; None while what it reads is not done."""
+    try:
+        return plans.fingerprint(stage, work.config, stage_inputs(work, plan, stage))
+    except StageFailed:
+        return None
