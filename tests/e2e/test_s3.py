@@ -1,11 +1,16 @@
 """The same campaign folder on a real S3 server: listing, atomic and conditional writes, layers, the lease."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from vila2_ray.campaign.lease import Lease
+from vila2_ray.campaign.state import Marker, fence_markers, read_markers, write_marker
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import CampaignBusy, ConditionFailed
@@ -66,3 +71,34 @@ def test_shards_are_indexed_and_parts_become_a_layer(bucket: str, tmp_path: Path
     parts.finish(layer, "pretrain", corpus.shards[0].shard, 6, 1, {"layer": "round-1"})
     assert layer.to_table().num_rows == 6
     assert not parts.ranges()
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_driver_that_was_only_paused_cannot_write(bucket: str, when: str) -> None:
+    """A real process, really stopped; it wakes up after another one has taken over, and before that one writes."""
+    store = Store(f"{bucket}/paused-{when}")
+    script = Path(__file__).with_name("paused_driver.py")
+    driver = subprocess.Popen([sys.executable, str(script), store.uri, "1.0", when], stdout=subprocess.PIPE, text=True)
+    try:
+        _, status = os.waitpid(driver.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        with Lease(store, lifetime_seconds=1.0) as lease:
+            assert (lease.epoch, lease.took_over) == (2, True)
+            fence_markers(store, ["index", "align"], lease.epoch)
+            driver.send_signal(signal.SIGCONT)
+            assert driver.communicate(timeout=60)[0].split() == ["lost"]
+            assert set(read_markers(store)) == {"index"}
+            lease.check()
+            write_marker(store, Marker("align", "f" * 64, {}, {}, "of the second", lease.epoch), lease.check)
+        assert read_markers(store)["align"].epoch == 2
+    finally:
+        driver.kill()
+        driver.wait(20)
+
+
+def test_a_driver_that_gave_its_lease_back_needs_no_fence(bucket: str) -> None:
+    store = Store(f"{bucket}/given-back")
+    with Lease(store, lifetime_seconds=2.0) as first:
+        assert not first.took_over
+    with Lease(store, lifetime_seconds=2.0) as second:
+        assert not second.took_over

@@ -47,6 +47,8 @@ class Run:
     markers: dict[str, Marker]
     progress: Progress
     epoch: int
+    check_lease: Callable[[], None]
+    """Raises LeaseLost when another driver has taken the campaign over."""
     best_round: int = 0
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _base_digest: str = ""
@@ -280,7 +282,8 @@ def _promote(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     if marker is None:
         raise StageFailed("promote: no model has been trained and scored yet. Run it to the end: vila2 run")
     scores = read_round_scores(run.markers)[k]
-    changed = promote(run.layout.store, f"vlm-{k}", f"checkpoints/vlm-{k}/sft", marker.digest, scores, run.epoch)
+    where = f"checkpoints/vlm-{k}/sft"
+    changed = promote(run.layout.store, f"vlm-{k}", where, marker.digest, scores, run.epoch, run.check_lease)
     run.progress.note(f"promoted vlm-{k}" if changed else f"vlm-{k} stays promoted")
     return Done(marker.digest, {"model": f"vlm-{k}"}, 0.0)
 
