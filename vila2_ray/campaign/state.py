@@ -2,7 +2,7 @@
 
 A marker is written under the lease's fence: the version that stands there is read first, then the lease is checked,
 then the marker is put in place of that version and no other. A driver that takes a campaign over first puts its epoch
-into every marker's place, so that one that was only paused, even between its check and its write, finds another version.
+into every marker's place, so that one that was only paused, even between check and write, finds another version.
 """
 
 from __future__ import annotations
