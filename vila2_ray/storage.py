@@ -229,7 +229,8 @@ class Store:
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         with self.open(name) as file, self._parquet(name):
             near = pa.BufferReader(file.read_buffer()) if self.is_s3 and file.size() <= _SMALL_TABLE_BYTES else file
-            return pq.ParquetFile(near).read(columns=None if columns is None else [*columns])
+            # by this thread: another that still holds bytes of Python's when the process ends, ends it by SIGABRT
+            return pq.ParquetFile(near).read(None if columns is None else [*columns], use_threads=not self.is_s3)
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key–value metadata of a Parquet file that `write_table` wrote."""
