@@ -33,17 +33,32 @@ def serve(folder: Path) -> Iterator[str]:
     credentials = [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}]
     identities = {"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]}
     (folder / "keys.json").write_text(json.dumps(identities))
-    ports = [free_port() for _ in range(4)]
-    assert WEED is not None
-    command = [WEED, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={ports[0]}",
-               f"-s3.config={folder}/keys.json", f"-master.port={ports[1]}", f"-volume.port={ports[2]}",
-               f"-filer.port={ports[3]}", "-master.volumeSizeLimitMB=64", "-volume.max=50"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server, port = _start(folder)
     try:
-        yield f"http://127.0.0.1:{ports[0]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()  # it holds nothing worth a slow farewell
         server.wait(20)
+
+
+def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A server process and its S3 port; other ports are tried where somebody else was faster to take one."""
+    assert WEED is not None
+    for _ in range(5):
+        ports = [free_port() for _ in range(4)]
+        command = [WEED, "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
+                   f"-s3.port={ports[0]}", f"-s3.config={folder}/keys.json", f"-master.port={ports[1]}",
+                   f"-volume.port={ports[2]}", f"-filer.port={ports[3]}", "-master.volumeSizeLimitMB=64",
+                   "-volume.max=50", "-s3.port.iceberg=0", "-s3.port.lance=0"]  # fmt: skip
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while server.poll() is None and time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports[0]), timeout=1):
+                return server, ports[0]
+            time.sleep(0.1)
+        server.kill()
+        server.wait(20)
+    raise RuntimeError(f"SeaweedFS does not come up: {' '.join(command)}")
 
 
 def environment(endpoint: str) -> dict[str, str]:
@@ -74,11 +89,14 @@ def make_bucket(name: str) -> str:
 
 
 def free_port() -> int:
+    """A port that nobody listens at, nor at the one 10,000 higher, which the server takes as well; both lie below those
+    that connections are given.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 50_000:  # the server takes port + 10,000 for itself too
+        port = random.SystemRandom().randrange(10_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
             return port
 
 

@@ -1,19 +1,23 @@
 """The same campaign folder on a real S3 server: listing, atomic and conditional writes, layers, the lease."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tests.s3 import FaultyProxy
+from vila2_ray import s3
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.state import Marker, fence_markers, read_markers, write_marker
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
-from vila2_ray.errors import CampaignBusy, ConditionFailed
+from vila2_ray.errors import CampaignBusy, ConditionFailed, StorageError
 from vila2_ray.schema import CAPTION
 from vila2_ray.storage import Store, glob
 
@@ -102,3 +106,66 @@ def test_a_driver_that_gave_its_lease_back_needs_no_fence(bucket: str) -> None:
         assert not first.took_over
     with Lease(store, lifetime_seconds=2.0) as second:
         assert not second.took_over
+
+
+def test_a_folder_reaches_a_node_once(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four processes want the same weights at the same time; what a killed one left behind is cleaned away."""
+    (tmp_path / "weights/deep").mkdir(parents=True)
+    (tmp_path / "weights/model.bin").write_bytes(bytes(range(256)) * 80_000)
+    (tmp_path / "weights/deep/config.json").write_text("{}")
+    Store(f"{bucket}/weights").upload_folder(tmp_path / "weights")
+    monkeypatch.setenv("VILA2_CACHE", str(tmp_path / "cache"))
+    leftover = tmp_path / "cache/folders" / f".tmp-{'d' * 32}"
+    leftover.mkdir(parents=True)
+    (leftover / "half.bin").write_bytes(b"half")
+    gets: list[str] = []
+
+    def choose(method: str, path: str) -> str:
+        gets.extend([path] if method == "GET" and path.endswith("config.json") else [])
+        return ""
+
+    with FaultyProxy(s3_server, choose) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        command = [sys.executable, str(Path(__file__).with_name("fetching.py")), f"{bucket}/weights"]
+        fetching = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        folders = {process.communicate(timeout=100)[0].strip() for process in fetching}
+    (folder,) = map(Path, folders)
+    assert len(gets) == 1
+    assert (folder / "model.bin").read_bytes() == (tmp_path / "weights/model.bin").read_bytes()
+    assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "deep", "model.bin"]
+    assert not leftover.exists()
+
+
+def test_another_content_is_fetched_anew(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VILA2_CACHE", str(tmp_path))
+    store = Store(f"{bucket}/changing")
+    store.write_text("a.txt", "first")
+    first = store.local_folder()
+    assert store.local_folder() == first
+    store.write_text("a.txt", "second")
+    assert [folder.joinpath("a.txt").read_text() for folder in (first, store.local_folder())] == ["first", "second"]
+    with pytest.raises(StorageError, match="no such folder"):
+        store.sub("nothing").local_folder()
+
+
+def test_a_tar_is_indexed_and_read_in_pieces(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that cross the wire are those of headers, texts and the samples asked for, not those of the shard."""
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for number in range(8):
+            for name, data in ((f"{number}.png", os.urandom(2_000_000)), (f"{number}.txt", b"alt")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    Store(f"{bucket}/streamed").upload_folder(tmp_path)
+    pieces: list[int] = []
+    original = s3._RetryingFile._read_at
+    monkeypatch.setattr(s3._RetryingFile, "_read_at", lambda self, n: pieces.append(n) or original(self, n))
+    corpus = Corpus.open(f"{bucket}/streamed/*.tar", "pretrain", Store(f"{bucket}/streamed-index"))
+    assert corpus.total_rows() == 8
+    assert max(pieces) <= 1 << 20
+    assert sum(pieces) < 9_000_000  # of 16
+    pieces.clear()
+    assert [len(sample.image or b"") for sample in corpus.read("0", [5])] == [2_000_000]
+    assert sum(pieces) < 2_400_000
