@@ -18,8 +18,9 @@ from vila2_ray.campaign.state import Marker, fence_markers, read_markers, write_
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import CampaignBusy, ConditionFailed, StorageError
+from vila2_ray.globs import glob
 from vila2_ray.schema import CAPTION
-from vila2_ray.storage import Store, glob
+from vila2_ray.storage import Store
 
 
 def test_files_and_tables(bucket: str) -> None:

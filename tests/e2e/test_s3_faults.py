@@ -15,8 +15,9 @@ from vila2_ray import s3
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import CampaignBusy, ConditionFailed, StorageError
+from vila2_ray.globs import glob
 from vila2_ray.schema import CAPTION
-from vila2_ray.storage import Store, glob
+from vila2_ray.storage import Store
 
 Between = Callable[[Choose], contextlib.AbstractContextManager[FaultyProxy]]
 

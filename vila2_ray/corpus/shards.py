@@ -11,6 +11,7 @@ from typing import Literal
 
 from vila2_ray import storage
 from vila2_ray.errors import CorpusError
+from vila2_ray.globs import glob_all
 
 Kind = Literal["tar", "parquet", "folder"]
 
@@ -42,7 +43,7 @@ def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
     before it, joined by `-`, so that adding shards later renames none. `NNNNN.parquet` beside `NNNNN.tar` is what
     img2dataset writes about that tar, and no shard. Raises CorpusError when nothing is there, or nothing that is one.
     """
-    stamps = storage.glob_all(_braces(uri_or_glob))
+    stamps = glob_all(_braces(uri_or_glob))
     files = [f for f in stamps if not posixpath.basename(f).startswith(".")]
     if archives := [f for f in files if f.lower().endswith(_ARCHIVES)]:
         raise CorpusError(
