@@ -14,6 +14,7 @@ import fcntl
 import functools
 import hashlib
 import io
+import json
 import operator
 import os
 import posixpath
@@ -245,33 +246,31 @@ class Store:
         for file in sorted(p for p in local.rglob("*") if p.is_file()):
             self._write(posixpath.join(name, file.relative_to(local).as_posix()), functools.partial(_open_local, file))
 
-    def local_folder(self, name: str = "", digest: str = "") -> Path:
+    def local_folder(self, name: str = "") -> Path:
         """This folder on the local disk: itself, or a copy in this node's cache.
 
-        The copy is made once for each content, whatever number of processes asks: under `digest` where the caller
-        knows one, else under the names, sizes and times of the files. Raises StorageError when the folder is missing.
+        The copy is made once for each content (names, sizes and times of the files), whatever number of processes asks.
+        Raises StorageError when the folder is missing.
         """
         source = self.sub(name) if name else self
         if self.is_local:
             return Path(source.uri)
-        files = {} if digest else source.stamps()
-        key = digest or hashlib.sha256(repr((source.uri, sorted(files.items()))).encode()).hexdigest()
-        target = cache_folder("folders", key[:32])
-        if target.exists():
-            return target
+        files = source.stamps()
+        if not files:
+            raise StorageError(f"{source.uri}: no such folder")
+        content = json.dumps([source.uri, files])
+        target = cache_folder("folders", hashlib.sha256(content.encode()).hexdigest()[:32])
         with open(target.with_name(target.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
-                source._fetch(target, sorted(files) or source.list())
+                source._fetch(target, list(files))
         return target
 
     def _fetch(self, target: Path, names: Sequence[str]) -> None:
         """Copy files to a local folder that appears when it is whole; only under its lock."""
-        if not names:
-            raise StorageError(f"{self.uri}: no such folder")
         staging = target.with_name(_TEMPORARY + target.name)
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed while it copied
-        with ThreadPoolExecutor(8) as pool:
+        with self._said(""), ThreadPoolExecutor(8) as pool:
             for _ in pool.map(lambda name: _write_local(staging / name, self.open(name)), names):
                 pass
         staging.rename(target)

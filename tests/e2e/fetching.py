@@ -7,4 +7,4 @@ import sys
 from vila2_ray.storage import Store
 
 if __name__ == "__main__":
-    print(Store(sys.argv[1]).local_folder(digest="d" * 64))
+    print(Store(sys.argv[1]).local_folder())

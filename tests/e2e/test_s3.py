@@ -118,8 +118,8 @@ def test_a_folder_reaches_a_node_once(
     (tmp_path / "weights/deep/config.json").write_text("{}")
     Store(f"{bucket}/weights").upload_folder(tmp_path / "weights")
     monkeypatch.setenv("VILA2_CACHE", str(tmp_path / "cache"))
-    leftover = tmp_path / "cache/folders" / f".tmp-{'d' * 32}"
-    leftover.mkdir(parents=True)
+    earlier = Store(f"{bucket}/weights").local_folder()
+    leftover = earlier.rename(earlier.with_name(f".tmp-{earlier.name}"))
     (leftover / "half.bin").write_bytes(b"half")
     gets: list[str] = []
 
@@ -133,6 +133,7 @@ def test_a_folder_reaches_a_node_once(
         fetching = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
         folders = {process.communicate(timeout=100)[0].strip() for process in fetching}
     (folder,) = map(Path, folders)
+    assert folder == earlier
     assert len(gets) == 1
     assert (folder / "model.bin").read_bytes() == (tmp_path / "weights/model.bin").read_bytes()
     assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "deep", "model.bin"]

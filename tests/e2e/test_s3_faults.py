@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.s3 import FAULTS, Choose, FaultyProxy, free_port, seeded
@@ -158,6 +159,24 @@ def test_a_server_that_falls_silent_is_asked_again(
         Store(f"{bucket}/silent").write_text("y", "hello")
     assert proxy.counts["silent"] == 2
     assert time.monotonic() - began < 15
+
+
+def test_a_server_that_goes_away_under_an_open_file_is_given_up(
+    bucket: str, between: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(3, 0.01, 0.05, 10.0))
+    store, gone = Store(f"{bucket}/going"), False
+    store.write_table("t.parquet", pa.table({"x": range(300_000)}))
+    with between(lambda method, path: "reset" if gone else ""), store.open("t.parquet") as file:
+        assert file.read_at(4, 0) == b"PAR1"
+        gone = True
+        with pytest.raises(StorageError, match=r"going/t.parquet: no success in 3 attempts"):
+            file.read_at(4, 0)
+        gone = False
+        table = pq.ParquetFile(file)
+        gone = True
+        with pytest.raises(StorageError, match=r"going/t.parquet: no success in 3 attempts"):
+            table.read()
 
 
 OPERATIONS: dict[str, Callable[[Store], object]] = {
