@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.s3 import bucket as bucket
+from tests.s3 import s3_server as s3_server
+
 # Before anything imports torch, transformers or Ray; worker processes inherit it.
 for _name, _value in {
     "OMP_NUM_THREADS": "1",

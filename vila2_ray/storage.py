@@ -1,9 +1,9 @@
 """Folders on any filesystem: listing, ranged reads, atomic writes, conditional writes.
 
 Everything the project stores goes through `Store`. A write is seen whole or not at all: locally by a temporary name and
-a rename, on S3 because an object appears only when its upload is complete. Conditional writes (the lease, promotion)
-compare the version that the caller has seen: a file lock and a content hash locally, `If-Match` / `If-None-Match` on
-S3.
+a rename, on S3 because an object appears only when its upload is complete. Conditional writes (the lease, markers,
+promotion) compare the version that the caller has seen: a file lock and a content hash locally, `If-Match` /
+`If-None-Match` on S3. What S3 needs beyond that, retries above all, stands in `s3`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
+import json
+import operator
 import os
 import posixpath
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -29,6 +34,9 @@ import pyarrow.parquet as pq
 from vila2_ray.errors import ConditionFailed, ConfigError, CorpusError, StorageError
 
 _TEMPORARY = ".tmp-"
+_CHUNK_BYTES = 8 << 20
+_SMALL_TABLE_BYTES = 4 << 20
+"""A far Parquet file up to this is read by one request, a larger one column by column."""
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -48,47 +56,6 @@ def split_uri(uri: str) -> tuple[str, str]:
     """`folder/name` → (`folder`, `name`)."""
     folder, name = posixpath.split(absolute(uri))
     return folder, name
-
-
-def glob(uri: str) -> list[str]:
-    """Files that a folder (searched below), a glob or a file names, as absolute URIs in order of name.
-
-    Raises CorpusError when there are none.
-    """
-    full = absolute(uri)
-    fixed = re.split(r"[*?\[]", full, maxsplit=1)[0]
-    is_glob = fixed != full
-    folder = posixpath.dirname(fixed) if is_glob else full
-    store = Store(folder)
-    if not is_glob and store.is_file():
-        return [full]
-    names = [posixpath.join(folder, name) for name in store.list()]
-    if is_glob:
-        pattern = _glob_pattern(full)
-        names = [name for name in names if pattern.match(name)]
-    if not names:
-        raise CorpusError(
-            uri, "no file there", "Check the path; a folder, a glob in quotes or a single shard is expected"
-        )
-    return names
-
-
-def _glob_pattern(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` stay within one folder, `**` crosses folders."""
-    out, i = "", 0
-    while i < len(pattern):
-        if pattern.startswith("**/", i):
-            out, i = out + "(?:.*/)?", i + 3
-        elif pattern[i] == "*":
-            out, i = out + "[^/]*", i + 1
-        elif pattern[i] == "?":
-            out, i = out + "[^/]", i + 1
-        elif pattern[i] == "[" and "]" in pattern[i + 1 :]:
-            end = pattern.index("]", i + 1)
-            out, i = out + "[" + pattern[i + 1 : end].replace("!", "^", 1) + "]", end + 1
-        else:
-            out, i = out + re.escape(pattern[i]), i + 1
-    return re.compile(out + r"\Z")
 
 
 class Store:
@@ -117,6 +84,10 @@ class Store:
     def is_local(self) -> bool:
         return not is_remote(self.uri)
 
+    @property
+    def is_s3(self) -> bool:
+        return self.uri.startswith("s3://")
+
     def sub(self, *parts: str) -> Store:
         """A folder below this one."""
         return Store(posixpath.join(self.uri, *parts))
@@ -129,12 +100,11 @@ class Store:
 
     def list(self, prefix: str = "", suffix: str = "") -> list[str]:
         """Names of the files below `prefix` (a folder), in order; empty when the folder is missing."""
-        filesystem, root = self._open()
-        base = posixpath.join(root, prefix) if prefix else root
-        with self._said(prefix):
-            infos = filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True))
-        names = (posixpath.relpath(info.path, root) for info in infos if info.type == pafs.FileType.File)
-        return sorted(n for n in names if n.endswith(suffix) and not posixpath.basename(n).startswith(_TEMPORARY))
+        return [name for name, _ in self._files(prefix, suffix)]
+
+    def stamps(self, prefix: str = "", suffix: str = "") -> dict[str, str]:
+        """What `list` gives, each name with its stamp: one listing tells whether any of many files has changed."""
+        return {name: _stamp(info, self.is_local) for name, info in self._files(prefix, suffix)}
 
     def exists(self, name: str) -> bool:
         return self._info(name).type == pafs.FileType.File
@@ -151,18 +121,28 @@ class Store:
         return int(info.size)
 
     def stamp(self, name: str) -> str:
-        """Bytes and time of the last change of a file, by one request: where it differs, the file may have changed."""
-        info = self._info(name)
-        if info.type != pafs.FileType.File:
+        """Bytes and time of the last change of a file, by one request: where it differs, the file may have changed.
+
+        Raises StorageError when it is missing.
+        """
+        stamp = self.stamp_if_file(name)
+        if not stamp:
             raise StorageError(f"{self.path(name)}: no such file")
-        return f"{info.size} {info.mtime_ns}"
+        return stamp
+
+    def stamp_if_file(self, name: str) -> str:
+        """The stamp; empty for what is missing or a folder."""
+        info = self._info(name)
+        return _stamp(info, self.is_local) if info.type == pafs.FileType.File else ""
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def open(self, name: str) -> pa.NativeFile:
-        """Random access to a file."""
-        filesystem, root = self._open()
+        """Random access to a file, on S3 by ranged requests that are retried."""
         with self._said(name):
+            if self.is_s3:
+                return _s3().open_file(self._place(name))
+            filesystem, root = self._open()
             return filesystem.open_input_file(posixpath.join(root, name) if name else root)
 
     def read_bytes(self, name: str) -> bytes:
@@ -178,7 +158,9 @@ class Store:
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         with self.open(name) as file, self._parquet(name):
-            return pq.ParquetFile(file).read(columns=None if columns is None else [*columns])
+            near = pa.BufferReader(file.read_buffer()) if self.is_s3 and file.size() <= _SMALL_TABLE_BYTES else file
+            # by this thread: another that still holds bytes of Python's when the process ends, ends it by SIGABRT
+            return pq.ParquetFile(near).read(None if columns is None else [*columns], use_threads=not self.is_s3)
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key–value metadata of a Parquet file that `write_table` wrote."""
@@ -194,13 +176,7 @@ class Store:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace a file whole."""
-        with self._said(name):
-            if self.is_local:
-                _write_local(Path(self.uri, name), data)
-                return
-            filesystem, root = self._open()
-            with filesystem.open_output_stream(posixpath.join(root, name)) as stream:
-                stream.write(data)
+        self._write(name, lambda: io.BytesIO(data))
 
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode("utf-8"))
@@ -215,14 +191,20 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove a file; a missing one is fine."""
-        filesystem, root = self._open()
         with contextlib.suppress(FileNotFoundError), self._said(name, keep_missing=True):
+            if self.is_s3:
+                _s3().delete(self._place(name))
+                return
+            filesystem, root = self._open()
             filesystem.delete_file(posixpath.join(root, name))
 
     def delete_tree(self, name: str = "") -> None:
         """Remove a folder and all below it; a missing one is fine."""
-        filesystem, root = self._open()
         with contextlib.suppress(FileNotFoundError), self._said(name, keep_missing=True):
+            if self.is_s3:
+                _s3().delete_all([self._place(file) for file in self.list(name)])
+                return
+            filesystem, root = self._open()
             filesystem.delete_dir(posixpath.join(root, name) if name else root)
 
     # --- conditional writes ------------------------------------------------------------------------------------------
@@ -235,7 +217,8 @@ class Store:
             except FileNotFoundError:
                 return None
             return data, _content_version(data)
-        return self._s3().read(self._s3_key(name))
+        with self._said(name):
+            return _s3().read_versioned(self._versioned(name))
 
     def put_if(self, name: str, data: bytes, version: str | None) -> str:
         """Replace a file if its version is still `version` (None: if it does not exist); the new version.
@@ -243,7 +226,8 @@ class Store:
         Raises ConditionFailed when somebody else wrote first.
         """
         if not self.is_local:
-            return self._s3().put_if(self._s3_key(name), data, version, self.path(name))
+            with self._said(name):
+                return _s3().put_if(self._versioned(name), data, version)
         path = Path(self.uri, name)
         with self._said(name):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,34 +236,44 @@ class Store:
                 found = self.read_versioned(name)
                 if (found[1] if found else None) != version:
                     raise ConditionFailed(f"{path}: written by somebody else in the meantime")
-                _write_local(path, data)
+                _write_local(path, io.BytesIO(data))
         return _content_version(data)
 
     # --- folders -----------------------------------------------------------------------------------------------------
 
     def upload_folder(self, local: Path, name: str = "") -> None:
-        """Copy the files of a local folder here, in order of name."""
+        """Copy the files of a local folder here, in order of name, streamed."""
         for file in sorted(p for p in local.rglob("*") if p.is_file()):
-            self.write_bytes(posixpath.join(name, file.relative_to(local).as_posix()), file.read_bytes())
+            self._write(posixpath.join(name, file.relative_to(local).as_posix()), functools.partial(_open_local, file))
 
     def local_folder(self, name: str = "") -> Path:
-        """This folder on the local disk: itself, or a copy in the cache, made once for each content."""
-        if self.is_local:
-            return Path(self.uri, name) if name else Path(self.uri)
+        """This folder on the local disk: itself, or a copy in this node's cache.
+
+        The copy is made once for each content (names, sizes and times of the files), whatever number of processes asks.
+        Raises StorageError when the folder is missing.
+        """
         source = self.sub(name) if name else self
-        names = source.list()
-        if not names:
+        if self.is_local:
+            return Path(source.uri)
+        files = source.stamps()
+        if not files:
             raise StorageError(f"{source.uri}: no such folder")
-        sizes = "\n".join(f"{n} {source._info(n).size} {source._info(n).mtime_ns}" for n in names)
-        target = cache_folder("folders", hashlib.sha256(f"{source.uri}\n{sizes}".encode()).hexdigest()[:16])
-        if not target.exists():
-            staging = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-            for n in names:
-                _write_local(staging / n, source.read_bytes(n))
-            with contextlib.suppress(OSError):  # another process was faster
-                staging.rename(target)
-            shutil.rmtree(staging, ignore_errors=True)
+        content = json.dumps([source.uri, files])
+        target = cache_folder("folders", hashlib.sha256(content.encode()).hexdigest()[:32])
+        with open(target.with_name(target.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                source._fetch(target, list(files))
         return target
+
+    def _fetch(self, target: Path, names: Sequence[str]) -> None:
+        """Copy files to a local folder that appears when it is whole; only under its lock."""
+        staging = target.with_name(_TEMPORARY + target.name)
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed while it copied
+        with self._said(""), ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(lambda name: _write_local(staging / name, self.open(name)), names):
+                pass
+        staging.rename(target)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -294,19 +288,46 @@ class Store:
                     raise StorageError(f"{self.uri}: cannot be opened ({error})") from error
         return self._opened
 
+    def _files(self, prefix: str, suffix: str) -> Iterable[tuple[str, pafs.FileInfo]]:
+        """Names of the files below a folder, in order."""
+        with self._said(prefix):
+            if self.is_s3:
+                root, infos = self._place().path, _s3().infos(self._place(prefix))
+            else:
+                filesystem, root = self._open()
+                base = posixpath.join(root, prefix) if prefix else root
+                infos = filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True))
+        skip = len(root.rstrip("/")) + 1
+        files = [(info.path[skip:], info) for info in infos if info.type == pafs.FileType.File]
+        files = [f for f in files if f[0].endswith(suffix) and not posixpath.basename(f[0]).startswith(_TEMPORARY)]
+        return sorted(files, key=operator.itemgetter(0))
+
     def _info(self, name: str) -> pafs.FileInfo:
-        filesystem, root = self._open()
         with self._said(name):
+            if self.is_s3:
+                return _s3().info(self._place(name))
+            filesystem, root = self._open()
             return filesystem.get_file_info(posixpath.join(root, name) if name else root)
 
-    def _s3(self) -> _S3:
-        if not self.uri.startswith("s3://"):
-            raise ConfigError("campaign", self.uri, "conditional writes need a local folder or an s3:// URI")
-        return _S3()
+    def _write(self, name: str, open_source: Callable[[], BinaryIO]) -> None:
+        """Replace a file whole by what `open_source` gives; it may be called again when a request is repeated."""
+        with self._said(name):
+            if self.is_local:
+                _write_local(Path(self.uri, name), open_source())
+            elif self.is_s3:
+                _s3().put(self._place(name), open_source)
+            else:
+                filesystem, root = self._open()
+                with open_source() as source, filesystem.open_output_stream(posixpath.join(root, name)) as stream:
+                    shutil.copyfileobj(source, stream, _CHUNK_BYTES)
 
-    def _s3_key(self, name: str) -> tuple[str, str]:
-        bucket, _, key = self.path(name)[len("s3://") :].partition("/")
-        return bucket, key
+    def _place(self, name: str = "") -> Any:
+        return _s3().Place.of(self.path(name))
+
+    def _versioned(self, name: str) -> Any:
+        if not self.is_s3:
+            raise ConfigError("campaign", self.uri, "conditional writes need a local folder or an s3:// URI")
+        return self._place(name)
 
     @contextlib.contextmanager
     def _said(self, name: str, keep_missing: bool = False) -> Iterator[None]:
@@ -331,39 +352,10 @@ class Store:
                 raise CorpusError(self.path(name), "not a readable Parquet file", "Delete it and run again") from error
 
 
-class _S3:
-    """Versioned objects by boto3, which knows the conditional headers that pyarrow does not."""
+def _s3() -> ModuleType:
+    from vila2_ray import s3  # boto3 is slow to import, and local folders do without
 
-    def __init__(self) -> None:
-        import boto3
-
-        self._client: Any = boto3.client("s3")
-
-    def read(self, key: tuple[str, str]) -> tuple[bytes, str] | None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            found = self._client.get_object(Bucket=key[0], Key=key[1])
-            return found["Body"].read(), found["ETag"]
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                return None
-            raise StorageError(f"s3://{key[0]}/{key[1]}: {error.response['Error']['Code']}") from error
-        except BotoCoreError as error:
-            raise StorageError(f"s3://{key[0]}/{key[1]}: {type(error).__name__}") from error
-
-    def put_if(self, key: tuple[str, str], data: bytes, version: str | None, uri: str) -> str:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        try:
-            return str(self._client.put_object(Bucket=key[0], Key=key[1], Body=data, **condition)["ETag"])
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
-                raise ConditionFailed(f"{uri}: written by somebody else in the meantime") from error
-            raise StorageError(f"{uri}: {error.response['Error']['Code']}") from error
-        except BotoCoreError as error:
-            raise StorageError(f"{uri}: {type(error).__name__}") from error
+    return s3
 
 
 def cache_folder(*parts: str) -> Path:
@@ -377,12 +369,22 @@ def _content_version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _open_local(path: Path) -> BinaryIO:
+    return open(path, "rb")
+
+
+def _stamp(info: pafs.FileInfo, is_local: bool) -> str:
+    """Object stores tell whole seconds to one question and parts of them to another."""
+    return f"{info.size} {info.mtime_ns if is_local else info.mtime_ns // 10**9 * 10**9}"
+
+
+def _write_local(path: Path, source: BinaryIO | pa.NativeFile) -> None:
+    """Copy `source` to a file that appears when it is whole; both are closed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        with source, open(temporary, "wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK_BYTES)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

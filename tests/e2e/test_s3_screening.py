@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tests.e2e.test_s3 import bucket, pytestmark  # noqa: F401  the server
 from tests.unit.corpus.test_screening import encode, scene, write_tar
 from vila2_ray.campaign.screening import screen
 from vila2_ray.config import CorpusConfig, ScreenConfig
@@ -13,7 +12,7 @@ from vila2_ray.progress import NullProgress
 from vila2_ray.storage import Store
 
 
-def test_screening_and_takedowns(bucket: str, tmp_path: Path) -> None:  # noqa: F811
+def test_screening_and_takedowns(bucket: str, tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [encode(scene(0)), encode(scene(1)), encode(scene(90))])
     write_tar(tmp_path / "1.tar", [encode(scene(0)), encode(scene(1), "JPEG", quality=75)])
     campaign = Store(f"{bucket}/screened")

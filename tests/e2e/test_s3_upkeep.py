@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.test_s3 import bucket as bucket  # the server, as a fixture
 from tests.unit.campaign.folders import ROUND_0, finish
 from tests.unit.campaign.layers import rows
 from vila2_ray.campaign.api import Campaign

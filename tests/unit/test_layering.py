@@ -28,7 +28,7 @@ LEVELS = (
         "train.packplan",
         "evaluate.ranking",
     ),
-    ("storage",),
+    ("storage", "s3", "globs"),
     ("corpus",),
     ("engines", "model"),
     ("recaption", "train", "evaluate", "recipes"),

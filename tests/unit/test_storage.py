@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from vila2_ray.errors import ConditionFailed, CorpusError, StorageError
-from vila2_ray.storage import Store, absolute, glob, split_uri
+from vila2_ray.globs import glob
+from vila2_ray.storage import Store, absolute, split_uri
 
 
 def test_files_are_listed_read_and_removed(tmp_path: Path) -> None:

@@ -173,6 +173,6 @@ class Campaign:
         name = plans.fingerprint(stage, self.config, {needed: markers[needed].digest for needed in stage.inputs})
         layer, corpus = self.layout.layer(stage.layer, name), self.corpus()
         whole = set(layer.shards())
-        rows = sum(corpus.num_rows(s.shard) for s in corpus.shards if (s.source, s.shard) in whole)
+        rows = sum(num_rows for ref, num_rows in corpus.rows_by_shard() if (ref.source, ref.shard) in whole)
         parts = self.layout.parts(stage.layer, name).ranges()
         return rows + sum(stop - start for key, found in parts.items() if key not in whole for start, stop in found)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.ledger import Entry, read_ledger
 from vila2_ray.config import Config
+from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
 from vila2_ray.storage import Store
 
@@ -107,15 +108,14 @@ def _latest(entries: list[Entry]) -> dict[str, Entry]:
 
 
 def _count(config: Config, store: Store, source: str) -> int | None:
-    """Samples of a corpus: counted from its index, else the first shard's count times the number of shards."""
+    """Samples of a corpus: counted from its catalogue, else the first shard's count times the number of shards."""
     uri = getattr(config.corpus, source)
     if not uri:
         return None
     shards = find_shards(uri, source)
-    index = store.sub("index", source)
-    indexed = [index.num_rows(name) for name in index.list(suffix=".parquet")]
+    indexed = catalogued_samples(store.sub("index"), source)
     if indexed:
-        return round(sum(indexed) / len(indexed) * len(shards))
+        return round(sum(indexed.values()) / len(indexed) * len(shards))
     from vila2_ray.corpus.index import index_shard
 
     return index_shard(shards[0], config.corpus.columns).num_rows * len(shards)

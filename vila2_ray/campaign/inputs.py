@@ -6,16 +6,18 @@ from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.stages import Run
-from vila2_ray.campaign.state import read_round_scores
+from vila2_ray.campaign.state import Check, read_round_scores
 from vila2_ray.errors import StageFailed
 from vila2_ray.progress import NullProgress, Progress
 
 
-def observe(campaign: Campaign, epoch: int = 0, progress: Progress | None = None) -> Run:
+def observe(
+    campaign: Campaign, epoch: int = 0, progress: Progress | None = None, check_lease: Check = lambda: None
+) -> Run:
     """A campaign as its next driver would find it: by the configuration of the last one, and what is done now."""
     config, markers = campaign.config, campaign.markers()
     best = decide(read_round_scores(markers), config.rounds).best
-    return Run(config, markers, progress or NullProgress(), epoch, best_round=best)
+    return Run(config, markers, progress or NullProgress(), epoch, check_lease, best_round=best)
 
 
 def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 A lease names its holder and an epoch that grows with every holder. It is renewed several times within its lifetime; a
 lease that has stood still for a whole lifetime, or whose holder was a process of this machine that is gone, is taken
-over. A driver that lost its lease finds out at its next `check`, before it writes a marker.
+over. A driver that lost its lease finds out at its next `check`, before it writes a marker; whoever took it over from a
+driver that had not given it back fences the markers (see `state`), for that one may only have been paused.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Lease:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._lost = False
+        self.took_over = False
+        """Whether the driver before had not given the lease back: it may be paused, and wake up."""
 
     @property
     def epoch(self) -> int:
@@ -66,6 +69,7 @@ class Lease:
         except ConditionFailed as error:
             raise CampaignBusy(f"{self._store.uri}: another driver has just started this campaign") from error
         self._record = mine
+        self.took_over = found is not None and not _parse(found[0]).released
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
         return self

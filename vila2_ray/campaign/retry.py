@@ -20,7 +20,7 @@ from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.stages import Run
-from vila2_ray.campaign.state import Marker, check_fields, write_marker
+from vila2_ray.campaign.state import Marker, check_fields, fence_markers, write_marker
 from vila2_ray.corpus.deadletters import LayerPlace, count_dead, failed_rows, put_back, write_parts
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import ConfigError, CorpusError, Reason, StageFailed
@@ -104,14 +104,17 @@ def retry(
         place = choose_layer(find_layers(uri), layer)
         return Retried(place.name, put_back(place, reasons))
     with Lease(store) as lease:
+        if lease.took_over:
+            plan = plans.stages(Campaign(uri).config)
+            fence_markers(store, [stage.name for stage in plan], lease.epoch)
         place = choose_layer(find_layers(uri), layer)  # looked up under the lease: a driver may have sealed it just now
         if not place.is_sealed:
             return Retried(place.name, put_back(place, reasons))
-        work = observe(Campaign(uri), lease.epoch, progress)
-        return _retry_sealed(work, lease, place, tuple(sorted(set(reasons))), run)
+        work = observe(Campaign(uri), lease.epoch, progress, lease.check)
+        return _retry_sealed(work, place, tuple(sorted(set(reasons))), run)
 
 
-def _retry_sealed(work: Run, lease: Lease, place: LayerPlace, reasons: tuple[str, ...], run: Map) -> Retried:
+def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: Map) -> Retried:
     from vila2_ray.campaign.stages import connect_ray
     from vila2_ray.recaption.pipeline import recaption
 
@@ -140,7 +143,6 @@ def _retry_sealed(work: Run, lease: Lease, place: LayerPlace, reasons: tuple[str
         figures.update(asdict(summary))
     names = "\n".join(f"{source}/{shard}" for source, shard in target.layer.shards())
     digest = hashlib.sha256(f"{fingerprint}\n{names}".encode()).hexdigest()
-    lease.check()
     write_marker(
         work.layout.store,
         Marker(
@@ -155,6 +157,7 @@ def _retry_sealed(work: Run, lease: Lease, place: LayerPlace, reasons: tuple[str
             covers=marker.covers,
             summary=asdict(summary),
         ),
+        work.check_lease,
     )
     return Retried(place.name, num_samples, new_name, summary.num_captioned, summary.num_failed)
 

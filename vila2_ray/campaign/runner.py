@@ -15,13 +15,14 @@ from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.inputs import stage_inputs
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
-from vila2_ray.campaign.promotion import read_promoted
+from vila2_ray.campaign.promotion import fence_promotion, read_promoted
 from vila2_ray.campaign.saturation import Decision, decide
 from vila2_ray.campaign.stages import WORK, Run
 from vila2_ray.campaign.state import (
     Marker,
     check_fields,
     drop_markers,
+    fence_markers,
     read_markers,
     read_round_scores,
     write_marker,
@@ -62,12 +63,15 @@ def run(
     plan = plans.stages(config)
     selected = plans.select(plan, only, until, from_)
     with Lease(store) as lease:
+        if lease.took_over:
+            fence_markers(store, [stage.name for stage in plan], lease.epoch)
+            fence_promotion(store, lease.epoch)
         if from_ is not None:
-            drop_markers(store, plan, from_)
+            drop_markers(store, plan, from_, lease.epoch, lease.check)
         markers = read_markers(store)
         check_fields(plan, config, markers)
         _write_configuration(store, config)
-        work = Run(config, markers, progress, lease.epoch)
+        work = Run(config, markers, progress, lease.epoch, lease.check)
         driver = _Driver(work, plan, lease, Ledger(store, config.prices))
         driver.go(selected, explicitly=only is not None)
         report = store.path("report/index.html") if store.exists("report/index.html") else None
@@ -124,8 +128,7 @@ class _Driver:
             covers=covers,
             summary=done.summary,
         )
-        self._lease.check()
-        write_marker(work.layout.store, entry)
+        write_marker(work.layout.store, entry, self._lease.check)
         work.markers[stage.name] = entry
         self.ran.append(stage.name)
 

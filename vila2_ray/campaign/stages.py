@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from vila2_ray.campaign import plan as plans
@@ -25,7 +26,7 @@ from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import StageFailed
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
 from vila2_ray.progress import Progress
-from vila2_ray.storage import Store
+from vila2_ray.storage import Store, is_remote
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -47,6 +48,8 @@ class Run:
     markers: dict[str, Marker]
     progress: Progress
     epoch: int
+    check_lease: Callable[[], None]
+    """Raises LeaseLost when another driver has taken the campaign over."""
     best_round: int = 0
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _base_digest: str = ""
@@ -167,12 +170,14 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
     connect_ray()
     name, model = stage.kind, stage.model
+    init: Store | Path  # a Store reaches the workers' nodes by itself
     if name == "align":
-        init = base_folder(run.config)
+        base = run.config.base.checkpoint
+        init = Store(base) if is_remote(base) else base_folder(run.config)
     elif name == "pretrain":
-        init = run.layout.checkpoint("base", "align").local_folder()
+        init = run.layout.checkpoint("base", "align")
     else:
-        init = run.layout.checkpoint(model, "pretrain").local_folder()
+        init = run.layout.checkpoint(model, "pretrain")
     layers = run.layers(stage.round) if name == "pretrain" and stage.round else []
     job = TrainingJob(
         model_name=model,
@@ -202,7 +207,7 @@ def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         corpus=run.corpus("pretrain"),
         layer=run.layout.layer(stage.layer, fingerprint),
         parts=run.layout.parts(stage.layer, fingerprint),
-        checkpoint_folder=run.layout.checkpoint(f"vlm-{captioner}", "sft").local_folder(),
+        checkpoint_folder=run.layout.checkpoint(f"vlm-{captioner}", "sft"),
         prompts=run.prompts,
         config=run.config.recaption,
         plan_key=f"{run.config.seed}:{stage.layer}",
@@ -276,10 +281,10 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         run.progress.note("no held-out corpus: scoring what needs none, on a share of the pretraining corpus")
         config = replace(config, max_samples=config.max_samples or 200)
     run.progress.start(stage.name, 0, "samples")
-    folder = run.layout.checkpoint(stage.model, "sft").local_folder()
+    folder = run.layout.checkpoint(stage.model, "sft").uri
     task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(score_checkpoint)
     scores, records = ray.get(
-        task.remote(run.corpus(source), str(folder), config, run.prompts, engine, run.config.recaption.engine_settings)
+        task.remote(run.corpus(source), folder, config, run.prompts, engine, run.config.recaption.engine_settings)
     )
     run.layout.store.write_table(run.layout.evaluation(stage.model), records)
     run.progress.finish()
@@ -292,14 +297,12 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 def score_checkpoint(
     corpus: Corpus, folder: str, config: Any, prompts: Prompts, engine: EngineConfig, settings: dict[str, Any]
 ) -> tuple[dict[str, float], Any]:
-    """Held-out scores and per-sample records of a checkpoint folder; runs where the engine's resources are."""
-    from pathlib import Path
-
+    """Held-out scores and per-sample records of a checkpoint folder (a URI); runs where the engine's resources are."""
     from vila2_ray.engines.choice import open_engine
     from vila2_ray.evaluate.heldout import evaluate
     from vila2_ray.progress import NullProgress
 
-    opened = open_engine(engine, Path(folder), **settings)
+    opened = open_engine(engine, Store(folder).local_folder(), **settings)
     try:
         return evaluate(corpus, opened, config, prompts, NullProgress())
     finally:
@@ -312,7 +315,8 @@ def _promote(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     if marker is None:
         raise StageFailed("promote: no model has been trained and scored yet. Run it to the end: vila2 run")
     scores = read_round_scores(run.markers)[k]
-    changed = promote(run.layout.store, f"vlm-{k}", f"checkpoints/vlm-{k}/sft", marker.digest, scores, run.epoch)
+    where = f"checkpoints/vlm-{k}/sft"
+    changed = promote(run.layout.store, f"vlm-{k}", where, marker.digest, scores, run.epoch, run.check_lease)
     run.progress.note(f"promoted vlm-{k}" if changed else f"vlm-{k} stays promoted")
     return Done(marker.digest, {"model": f"vlm-{k}"}, 0.0)
 

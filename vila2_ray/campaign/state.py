@@ -1,16 +1,21 @@
-"""What is done: stage markers, the last atomic write of every stage."""
+"""What is done: stage markers, the last atomic write of every stage.
+
+A marker is written under the lease's fence: the version that stands there is read first, then the lease is checked,
+then the marker is put in place of that version and no other. A driver that takes a campaign over first puts its epoch
+into every marker's place, so that one that was only paused, even between check and write, finds another version.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vila2_ray.campaign.plan import LAST_STAGES, Stage, changed_fields, fields_of
 from vila2_ray.config import Config
-from vila2_ray.errors import FingerprintError
+from vila2_ray.errors import ConditionFailed, FingerprintError, LeaseLost
 from vila2_ray.storage import Store
 
 
@@ -32,31 +37,82 @@ class Marker:
     covers: str = ""
     """Digest of the corpus that a layer covers; shards added later are captioned without redoing the others."""
     summary: dict[str, Any] = field(default_factory=dict)
+    fence: int = 0
+    """Epoch of the last driver that took the campaign over while this marker stood."""
+
+
+Check = Callable[[], None]
+"""Raises LeaseLost unless this driver holds the lease."""
 
 
 def read_markers(store: Store) -> dict[str, Marker]:
     """Every finished stage by name, from one listing."""
-    names = store.list("stages", suffix=".json")
-    markers = (Marker(**json.loads(store.read_bytes(name))) for name in names)
-    return {marker.stage: marker for marker in markers}
+    entries = (json.loads(store.read_bytes(name)) for name in store.list("stages", suffix=".json"))
+    return {entry["stage"]: Marker(**entry) for entry in entries if _is_done(entry)}
 
 
-def write_marker(store: Store, marker: Marker) -> None:
-    store.write_bytes(f"stages/{marker.stage}.json", json.dumps(asdict(marker), indent=1, sort_keys=True).encode())
+def write_marker(store: Store, marker: Marker, check: Check = lambda: None) -> None:
+    """Say that a stage is done. Raises LeaseLost when another driver has taken the campaign over."""
+    _replace(store, marker.stage, asdict(marker), marker.epoch, check)
 
 
-def drop_markers(store: Store, plan: list[Stage], first: str) -> None:
+def drop_markers(store: Store, plan: list[Stage], first: str, epoch: int = 0, check: Check = lambda: None) -> None:
     """Take back the markers of `first` and of every stage after it; what they made stays until it is written again.
 
     A layer that retried one of theirs goes with it.
+    Raises LeaseLost when another driver has taken the campaign over.
     """
-    names = [stage.name for stage in plan]
-    markers = store.list("stages", suffix=".json")
-    for name in names[names.index(first) :]:
-        store.delete(f"stages/{name}.json")
-        for retried in markers:
-            if retried.startswith(f"stages/{name}-retry-"):
-                store.delete(retried)
+    names, done = [stage.name for stage in plan], read_markers(store)
+    dropped = names[names.index(first) :]
+    dropped += [name for name in done if any(name.startswith(f"{stage}-retry-") for stage in dropped)]
+    for name in dropped:
+        if name in done:
+            _replace(store, name, {"stage": name, "fence": epoch}, epoch or done[name].epoch, check)
+
+
+def fence_markers(store: Store, names: Iterable[str], epoch: int) -> None:
+    """Put the epoch of a driver that has just taken the campaign over into these stages' markers, done or not."""
+    for name in names:
+        while True:
+            found = store.read_versioned(_file(name))
+            entry = json.loads(found[0]) if found else {"stage": name}
+            if _epoch(entry) >= epoch:
+                break
+            try:
+                store.put_if(_file(name), _dump({**entry, "fence": epoch}), found[1] if found else None)
+            except ConditionFailed:  # the other driver's last word: it counts, and is fenced in turn
+                continue
+
+
+def _replace(store: Store, name: str, entry: dict[str, Any], epoch: int, check: Check) -> None:
+    found = store.read_versioned(_file(name))
+    check()
+    lost = LeaseLost(
+        f"{store.path(_file(name))}: another driver has taken this campaign over; stopping without writing"
+    )
+    if found is not None and _epoch(json.loads(found[0])) > epoch:
+        raise lost
+    try:
+        store.put_if(_file(name), _dump(entry), found[1] if found else None)
+    except ConditionFailed as error:
+        raise lost from error
+
+
+def _file(name: str) -> str:
+    return f"stages/{name}.json"
+
+
+def _dump(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, indent=1, sort_keys=True).encode()
+
+
+def _is_done(entry: Mapping[str, Any]) -> bool:
+    """Whether it is a marker, not what a fence or `drop_markers` left in its place."""
+    return "fingerprint" in entry
+
+
+def _epoch(entry: Mapping[str, Any]) -> int:
+    return max(int(entry.get("epoch", 0)), int(entry.get("fence", 0)))
 
 
 def check_fields(plan: list[Stage], config: Config, markers: Mapping[str, Marker]) -> None:

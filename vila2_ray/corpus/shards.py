@@ -6,11 +6,12 @@ import itertools
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vila2_ray import storage
 from vila2_ray.errors import CorpusError
+from vila2_ray.globs import glob_all
 
 Kind = Literal["tar", "parquet", "folder"]
 
@@ -31,6 +32,8 @@ class ShardRef:
     kind: Kind
     files: tuple[str, ...] = ()
     """Kind "folder" only: the pictures, relative to `uri`, and the .txt and .json files beside them."""
+    stamp: str = field(default="", compare=False)
+    """Bytes and time of the last change as the listing told them; empty for kind "folder"."""
 
 
 def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
@@ -40,14 +43,14 @@ def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
     before it, joined by `-`, so that adding shards later renames none. `NNNNN.parquet` beside `NNNNN.tar` is what
     img2dataset writes about that tar, and no shard. Raises CorpusError when nothing is there, or nothing that is one.
     """
-    files = [file for pattern in _braces(uri_or_glob) for file in storage.glob(pattern)]
-    files = [f for f in dict.fromkeys(files) if not posixpath.basename(f).startswith(".")]
+    stamps = glob_all(_braces(uri_or_glob))
+    files = [f for f in stamps if not posixpath.basename(f).startswith(".")]
     if archives := [f for f in files if f.lower().endswith(_ARCHIVES)]:
         raise CorpusError(
             archives[0], "compressed archives cannot be read by offset", "Unpack it to a plain .tar, or move it away"
         )
     root = _root(uri_or_glob)
-    shards = [_shard(f, root, source) for f in _shard_files(files)]
+    shards = [_shard(f, stamps[f], root, source) for f in _shard_files(files)]
     if not shards:
         shards = _folders(files, root, source)
     if not shards:
@@ -74,9 +77,9 @@ def _shard_files(files: list[str]) -> Iterable[str]:
             yield file
 
 
-def _shard(file: str, root: str, source: str) -> ShardRef:
+def _shard(file: str, stamp: str, root: str, source: str) -> ShardRef:
     name = posixpath.splitext(posixpath.relpath(file, root))[0].replace("/", "-")
-    return ShardRef(source, name, file, "tar" if ending(file) == "tar" else "parquet")
+    return ShardRef(source, name, file, "tar" if ending(file) == "tar" else "parquet", stamp=stamp)
 
 
 def _folders(files: list[str], root: str, source: str) -> list[ShardRef]:

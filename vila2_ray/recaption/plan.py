@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts, missing_ranges
 
+_MOST_WINDOWS = 4000
+"""Read tasks of a whole layer: each costs the driver some memory and time, however little it reads."""
+
 
 @dataclass(frozen=True)
 class RowRange:
@@ -50,13 +53,13 @@ class Work:
 
 
 def find_work(corpus: Corpus, layer: Layer, parts: Parts, range_rows: int) -> Work:
-    """One listing of the layer, one of its parts; the rest is subtraction."""
+    """One listing of the layer, one of its parts, one read of the corpus's catalogue; the rest is subtraction."""
     finished, begun = set(layer.shards()), parts.ranges()
     ranges: list[RowRange] = []
     unfinished: dict[tuple[str, str], int] = {}
     total = missing = 0
-    for ref in corpus.shards:
-        key, num_rows = (ref.source, ref.shard), corpus.num_rows(ref)
+    for ref, num_rows in corpus.rows_by_shard():
+        key = ref.source, ref.shard
         total += num_rows
         if key in finished:
             continue
@@ -68,6 +71,9 @@ def find_work(corpus: Corpus, layer: Layer, parts: Parts, range_rows: int) -> Wo
 
 
 def windows(ranges: Sequence[RowRange], num_actors: int, most: int = 16) -> list[list[RowRange]]:
-    """Consecutive ranges for one read task each: enough windows to keep all actors busy, few enough to be cheap."""
-    size = max(1, min(most, len(ranges) // max(1, 4 * num_actors)))
+    """Consecutive ranges for one read task each: enough windows to keep all actors busy, few enough to be cheap.
+
+    A window has up to `most` ranges, more only where there would be more windows than _MOST_WINDOWS.
+    """
+    size = max(1, min(most, len(ranges) // max(1, 4 * num_actors)), -(-len(ranges) // _MOST_WINDOWS))
     return [list(ranges[at : at + size]) for at in range(0, len(ranges), size)]

@@ -79,7 +79,8 @@ class RangeSource(Datasource):
         return [self._task(list(window), per_task_row_limit) for window in self._windows]
 
     def _task(self, window: list[RowRange], per_task_row_limit: int | None) -> ReadTask:
-        corpus, plan, keep = self._corpus, self._plan, self._keep
+        corpus = self._corpus.part(dict.fromkeys(piece.shard for piece in window))
+        plan, keep = self._plan, self._keep
         screening = self._screening.over(corpus) if self._screening is not None else None
 
         def read() -> Iterable[Block]:

@@ -23,7 +23,7 @@ class TrainingJob:
 
     model_name: str
     stage: TrainingStage
-    init_folder: str | Path
+    init_folder: Store | str | Path
     """Hugging Face folder that training starts from; every worker must see it."""
     corpus: Corpus
     layers: list[tuple[Layer, Verdicts | None]]
@@ -37,6 +37,11 @@ class TrainingJob:
     """Becomes the finished Hugging Face folder."""
     screening: Screening | None = None
     """Samples that it leaves out as the plan is made are not trained on."""
+
+    @property
+    def init(self) -> Path:
+        """`init_folder` on this node; fetched into its cache where it is a far one."""
+        return self.init_folder.local_folder() if isinstance(self.init_folder, Store) else Path(self.init_folder)
 
     @property
     def settings(self) -> StageConfig:
@@ -59,7 +64,7 @@ class TrainingJob:
     def work_key(self, plan_digest: str) -> str:
         """Names the work: state and results under another name are not this job's."""
         settings = {k: v for k, v in semantic_fields(self.settings, "").items() if k != "max_length"}
-        text = [plan_digest, checkpoint_digest(self.init_folder), settings]
+        text = [plan_digest, checkpoint_digest(self.init), settings]
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
 

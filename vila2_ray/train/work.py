@@ -29,7 +29,7 @@ _PLAN, _FINISHED = "plan.parquet", "finished.json"
 
 def open_source(job: TrainingJob) -> CorpusSource:
     """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`)."""
-    tokenizer = ItemTokenizer(load_processor(job.init_folder), job.settings.max_length)
+    tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
     items = StageItems(job.corpus, job.layers, job.config, job.stage)
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
     return CorpusSource(items, tokenizer, room, job.screening)
@@ -92,7 +92,7 @@ def train_rank(
     began = time.monotonic()
     train, settings = job.config.train, job.settings
     work = job.work_key(plan.digest)
-    model = load_model(job.init_folder, torch.float32)
+    model = load_model(job.init, torch.float32)
     checkpoints = StepStore(job.state, work, train.checkpoint_every_seconds)
     prepared = time.monotonic() - began
     result = fit(
@@ -109,8 +109,8 @@ def train_rank(
     if place.rank == 0:
         finished = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="vila2-export-") as scratch:
-            dtype = weights_dtype(job.init_folder)
-            digest = export_folder(model, load_processor(job.init_folder), dtype, Path(scratch), job.out)
+            dtype = weights_dtype(job.init)
+            digest = export_folder(model, load_processor(job.init), dtype, Path(scratch), job.out)
         metadata = job.packs.read_metadata(_PLAN)
         summary = TrainingSummary(
             num_steps=plan.num_steps,

@@ -4,10 +4,18 @@ import pytest
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.ledger import Ledger, read_ledger
-from vila2_ray.campaign.promotion import promote, read_promoted
-from vila2_ray.campaign.state import Marker, check_fields, drop_markers, read_markers, read_round_scores, write_marker
+from vila2_ray.campaign.promotion import fence_promotion, promote, read_promoted
+from vila2_ray.campaign.state import (
+    Marker,
+    check_fields,
+    drop_markers,
+    fence_markers,
+    read_markers,
+    read_round_scores,
+    write_marker,
+)
 from vila2_ray.config import PricesConfig
-from vila2_ray.errors import FingerprintError
+from vila2_ray.errors import ConditionFailed, FingerprintError, LeaseLost
 from vila2_ray.recipe import load_config
 from vila2_ray.storage import Store
 
@@ -64,3 +72,37 @@ def test_promotion_keeps_its_history_and_repeats_nothing(tmp_path: Path) -> None
     state = read_promoted(store)
     assert state["current"]["model"] == "vlm-2"
     assert [entry["model"] for entry in state["history"]] == ["vlm-1", "vlm-2"]
+
+
+def test_an_older_driver_cannot_write_over_a_fence(tmp_path: Path) -> None:
+    store, config = Store(tmp_path), load_config("tiny", [])
+    finish(store, config, "index", "align")
+    names = [stage.name for stage in plans.stages(config)]
+    fence_markers(store, names, epoch=2)
+    fence_markers(store, names, epoch=2)
+    assert set(read_markers(store)) == {"index", "align"}
+    for name in ("align", "sft-0"):
+        with pytest.raises(LeaseLost, match="another driver has taken this campaign over"):
+            write_marker(store, Marker(name, "a" * 64, {}, {}, "d", epoch=1))
+    with pytest.raises(LeaseLost):
+        drop_markers(store, plans.stages(config), "align", epoch=1)
+    write_marker(store, Marker("sft-0", "b" * 64, {}, {}, "d", epoch=2))
+    drop_markers(store, plans.stages(config), "align", epoch=2)
+    assert set(read_markers(store)) == {"index"}
+
+
+def test_a_driver_paused_between_check_and_write_loses(tmp_path: Path) -> None:
+    """The check passes, then another driver takes over, then the first one goes on to write."""
+    store, config = Store(tmp_path), load_config("tiny", [])
+    finish(store, config, "index")
+
+    def another_takes_over() -> None:
+        fence_markers(store, ["index", "align"], epoch=2)
+        fence_promotion(store, epoch=2)
+
+    with pytest.raises(LeaseLost):
+        write_marker(store, Marker("align", "f" * 64, {}, {}, "d", epoch=1), check=another_takes_over)
+    assert set(read_markers(store)) == {"index"}
+    with pytest.raises(ConditionFailed):
+        promote(store, "vlm-1", "c", "aa", {}, epoch=1, check=lambda: fence_promotion(store, epoch=3))
+    assert read_promoted(store)["current"] is None

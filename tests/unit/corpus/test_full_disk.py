@@ -72,7 +72,7 @@ def test_index_parts_and_layers_say_so_and_go_on(build: Any, tmp_path: Path, ful
     assert build_index(corpus.shards, corpus.columns, corpus.index_store, NullProgress()).num_samples == 4
     parts.write("pretrain", "0", 0, 4, build.captions("0", range(4)))
     assert parts.finish(layer, "pretrain", "0", 4, 1, {}) == {"captioned": 4}
-    assert files(full) == ["0.parquet", "0.parquet"]
+    assert files(full) == ["0.parquet", "0.parquet", "pretrain.catalogue.parquet"]
 
 
 def test_parts_survive_a_layer_that_did_not_fit(build: Any, full: Path) -> None:

@@ -43,3 +43,24 @@ def test_windows_hold_every_range_once_and_in_order() -> None:
         assert max(map(len, cut)) <= 16
         assert len(cut) >= min(100, 4 * num_actors)
     assert windows([], 2) == []
+
+
+def test_the_number_of_windows_is_bounded() -> None:
+    ranges = [RowRange("s", f"{n // 4:06}", 0, 256) for n in range(100_001)]
+    cut = windows(ranges, 1000)
+    assert 3000 < len(cut) <= 4000
+    assert [piece for window in cut for piece in window] == ranges
+
+
+def test_a_read_task_carries_its_own_shards_alone(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    from vila2_ray.recaption.source import RangeSource
+
+    write_shards(tmp_path / "corpus", [8] * 30)
+    job = make_job(tmp_path)
+    work = find_work(job.corpus, job.layer, job.parts, 8)
+    tasks = RangeSource(job.corpus, windows(work.ranges, 2, most=3), job.plan, None).get_read_tasks(1)
+    sent = [cloudpickle.dumps(task) for task in tasks]
+    assert len(tasks) == 10
+    assert [sum(f"{n:05}.tar".encode() in task for n in range(30)) for task in sent] == [3] * 10

@@ -1,0 +1,61 @@
+"""What a driver does before and around its stages; the stages themselves are run in tests/e2e."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.unit.recaption.pictures import write_shards
+from vila2_ray.campaign import lease as leases
+from vila2_ray.campaign.promotion import NAME as PROMOTED
+from vila2_ray.campaign.runner import run
+from vila2_ray.campaign.state import read_markers
+from vila2_ray.config import Config
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.index import build_index
+from vila2_ray.progress import NullProgress
+from vila2_ray.recipe import load_config
+from vila2_ray.storage import Store
+
+
+def indexed_campaign(folder: Path) -> Config:
+    """Whose index is there, so that the stage finds nothing to do, and starts no cluster for it."""
+    write_shards(folder / "shards", [6, 4])
+    corpora = [f"corpus.{source}={folder / 'shards'}" for source in ("pretrain", "sft", "heldout")]
+    config = load_config("tiny", [f"campaign={folder / 'campaign'}", *corpora])
+    for source in ("pretrain", "sft", "heldout"):
+        index = Store(folder / "campaign/index")
+        corpus = Corpus.open(str(folder / "shards"), source, index, config.corpus.columns)
+        build_index(corpus.shards, corpus.columns, index, NullProgress())
+    return config
+
+
+def abandon(store: Store, **changes: object) -> None:
+    """A lease of epoch 7 whose process is gone."""
+    record = leases._Record("x", 7, 3, socket.gethostname(), os.getpid(), "another start")
+    store.put_if(leases.NAME, json.dumps({**asdict(record), **changes}).encode(), None)
+
+
+def test_a_campaign_that_is_taken_over_is_fenced_first(tmp_path: Path) -> None:
+    config = indexed_campaign(tmp_path)
+    store = Store(config.campaign)
+    abandon(store)
+    outcome = run(config, until="index")
+    assert (outcome.ran, outcome.promoted) == (["index"], None)
+    assert set(read_markers(store)) == {"index"}
+    assert read_markers(store)["index"].summary["pretrain"]["num_samples"] == 10
+    for name in ("stages/index.json", "stages/sft-0.json", "stages/report.json", PROMOTED):
+        entry = json.loads(store.read_text(name))
+        assert max(entry.get("fence", 0), entry.get("epoch", 0)) == 8
+
+
+def test_a_campaign_that_was_given_back_needs_no_fence(tmp_path: Path) -> None:
+    config = indexed_campaign(tmp_path)
+    store = Store(config.campaign)
+    abandon(store, released=True)
+    assert run(config, until="index").ran == ["index"]
+    assert store.list("stages", suffix=".json") == ["stages/index.json"]
+    assert not store.exists(PROMOTED)
