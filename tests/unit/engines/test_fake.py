@@ -35,11 +35,13 @@ def test_requests_are_read_as_there_is_room(make_requests: MakeRequests) -> None
 
 
 def test_failures_and_death_happen_as_told(make_requests: MakeRequests) -> None:
-    failing = FakeEngine(behaviour=FakeBehaviour(fail_image_keys=("image-2",)))
-    problems = [a.problem for a in generate_all(failing, make_requests(4))]
+    requests = make_requests(4)
+    victims = (requests[2].image_key,)
+    failing = FakeEngine(behaviour=FakeBehaviour(fail_image_keys=victims))
+    problems = [a.problem for a in generate_all(failing, requests)]
     assert [p.reason if p else None for p in problems] == [None, None, Reason.ENGINE_ERROR, None]
     with pytest.raises(EngineDied):
-        generate_all(FakeEngine(behaviour=FakeBehaviour(die_image_keys=("image-2",))), make_requests(4))
+        generate_all(FakeEngine(behaviour=FakeBehaviour(die_image_keys=victims)), requests)
     with pytest.raises(EngineDied):
         generate_all(FakeEngine(batch_size=2, behaviour=FakeBehaviour(die_after_steps=1)), make_requests(4))
 
