@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,21 +43,25 @@ def main(folder: Path, name: str, temporary: str) -> None:
         written.write_text(json.dumps(pids))
         written.rename(folder / f"{name}.pids")
 
-    def replace_lost_nodes() -> None:
-        while True:
-            time.sleep(0.5)
-            for place, node in enumerate(nodes):
-                if node.all_processes["raylet"][0].process.poll() is not None:
-                    nodes[place] = cluster.add_node(num_cpus=1, num_gpus=1, **memory)
-                    tell()
+    def work() -> None:
+        engine = EngineConfig(name="fake", batch_size=8, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=1)
+        try:
+            summary = recaption(make_job(folder, name, num_variants=2, engine=engine), NullProgress())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        (folder / f"{name}.summary").write_text(json.dumps(asdict(summary)))
+        os._exit(0)  # the test ends what is left of the cluster
 
     tell()
-    threading.Thread(target=replace_lost_nodes, daemon=True).start()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    engine = EngineConfig(name="fake", batch_size=8, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=1)
-    summary = recaption(make_job(folder, name, num_variants=2, engine=engine), NullProgress())
-    (folder / f"{name}.summary").write_text(json.dumps(asdict(summary)))
-    os._exit(0)  # the test ends what is left of the cluster
+    threading.Thread(target=work, daemon=True).start()
+    while True:  # here, since nodes can be added by the main thread only
+        time.sleep(0.5)
+        for place, node in enumerate(nodes):
+            if node.all_processes["raylet"][0].process.poll() is not None:
+                nodes[place] = cluster.add_node(num_cpus=1, num_gpus=1, **memory)
+                tell()
 
 
 if __name__ == "__main__":
