@@ -31,6 +31,7 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_nodes_come_and_go_with_the_work_and_a_lost_one_costs_nothing(tmp_path: Path, temporary: Path) -> None:
     known = write_shards(tmp_path / "corpus", [200, 200, 120])
     (tmp_path / "fake.json").write_text(json.dumps({"seconds_per_step": 1.0}))
@@ -43,7 +44,7 @@ def test_nodes_come_and_go_with_the_work_and_a_lost_one_costs_nothing(tmp_path: 
         watcher = threading.Thread(target=watch, args=(job, head, seen, lost), daemon=True)
         watcher.start()
         summary = recaption(job, NullProgress())
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300  # Ray Data takes back what it has asked the autoscaler for after two minutes
         while worker_nodes() and time.monotonic() < until:
             time.sleep(1)
         assert worker_nodes() == 0, "nodes without work are let go"
