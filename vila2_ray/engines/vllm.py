@@ -39,7 +39,7 @@ class VllmEngine:
     llm: Any
     processor: Any
     batch_size: int
-    """Requests held at once: half as many again as run together, so that a place that falls free is filled at once."""
+    """Requests held at once: twice as many as run together, so that places that fall free are filled at once."""
     name: str = "vllm"
     version: str = field(default_factory=lambda: _version())
     batches_continuously: bool = True
@@ -75,7 +75,7 @@ class VllmEngine:
                 f"vLLM {_version()} cannot serve it: {in_one_line(error)}",
                 "Check recaption.engine, or take recaption.engine.name=transformers",
             ) from error
-        return cls(llm, load_processor(folder, processor), config.batch_size + config.batch_size // 2)
+        return cls(llm, load_processor(folder, processor), 2 * config.batch_size)
 
     @property
     def num_pending(self) -> int:

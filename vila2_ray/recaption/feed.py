@@ -44,6 +44,8 @@ class EngineFeed:
         self._generating = threading.Lock()
         self._changed = threading.Condition()
         self._ready: deque[tuple[GenerationRequest, _Asked]] = deque()
+        self._most_ready = max(8, engine.batch_size // 4)
+        self._num_asking = 0
         self._owners: dict[Key, _Asked] = {}
         self._broken: BaseException | None = None
         self._closed = False
@@ -61,13 +63,17 @@ class EngineFeed:
         if self._thread is None:
             return self._answer_alone(requests)
         mine = _Asked()
+        with self._changed:
+            self._num_asking += 1
         try:
             with self._making:
                 for request in requests:
                     self._hand_in(request, mine)
         finally:  # also when making them failed: what was handed in is waited for, so that its keys are free again
             with self._changed:
+                self._num_asking -= 1
                 mine.all_asked = True
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: mine.is_done or self._broken)
         if self._broken is not None:
             raise self._broken
@@ -106,7 +112,7 @@ class EngineFeed:
 
     def _hand_in(self, request: GenerationRequest, mine: _Asked) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._ready) < self.engine.batch_size or self._broken)
+            self._changed.wait_for(lambda: len(self._ready) < self._most_ready or self._broken)
             if self._broken is not None:
                 raise self._broken
             mine.num_asked += 1
@@ -114,8 +120,11 @@ class EngineFeed:
             self._changed.notify_all()
 
     def _drive(self) -> None:
+        starting = True
         try:
-            while self._fill():
+            while self._fill(starting):
+                if starting and self._is_filling():
+                    continue
                 began = time.monotonic()
                 answers = self.engine.step()
                 with self._changed:
@@ -123,6 +132,7 @@ class EngineFeed:
                     for answer in answers:
                         self._owners.pop(answer.key).answers[answer.key] = answer
                     self._changed.notify_all()
+                starting = not self.engine.num_pending
         except BaseException as error:
             if isinstance(error, EngineDied):
                 self._on_death(error)
@@ -130,10 +140,18 @@ class EngineFeed:
                 self._broken = error
                 self._changed.notify_all()
 
-    def _fill(self) -> bool:
-        """Add what is ready as far as the engine has room, waiting while there is nothing at all; false: closed."""
+    def _has_work(self, starting: bool) -> bool:
+        return self.engine.num_pending > 0 and not (starting and self._num_asking)
+
+    def _is_filling(self) -> bool:
+        """Whether an engine that starts from nothing should wait: a batch that starts together stays together."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self.engine.num_pending or self._closed)
+            return self._num_asking > 0 and self.engine.num_pending < self.engine.batch_size // 2
+
+    def _fill(self, starting: bool) -> bool:
+        """Add what is ready as far as the engine has room, waiting while there is nothing to do; false: closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._closed or self._has_work(starting))
             room = self.engine.batch_size - self.engine.num_pending
             taken = [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
             for request, asked in taken:

@@ -175,7 +175,7 @@ def _summaries(job: RecaptionJob, ranges: list[RowRange], name: str, alone: bool
 
 def ranges_in_flight(config: RecaptionConfig) -> int:
     """Ranges that an actor works on at once: those that fill the engine, one that ends, and one that begins."""
-    held = config.engine.batch_size * 3 // 2
+    held = 2 * config.engine.batch_size
     return min(64, 2 + math.ceil(held / (config.range_rows * config.num_variants)))
 
 
