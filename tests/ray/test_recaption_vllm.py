@@ -40,6 +40,7 @@ def test_captions_survive_the_death_of_their_actor(tmp_path: Path) -> None:
     killer.start()
     layer, summary = recaption_alone(alone, NullProgress())
     assert killed, "nothing was killed, so nothing was tested"
+    assert not engines_left(), "no engine is left behind with memory in its hands"
     assert (summary.num_rows, summary.num_failed) == (120, 0)
     assert summary.engine.startswith("vllm ")
     corpus, job = alone.open_corpus(), alone.job(alone.open_corpus())
@@ -49,6 +50,17 @@ def test_captions_survive_the_death_of_their_actor(tmp_path: Path) -> None:
     same = ("shard", "row", "variant", "sample_id", "image_sha256", "status", "text", "prompt_id", "num_output_tokens")
     assert [[row[name] for name in same] for row in found] == [[row[name] for name in same] for row in expected]
     assert len({row["text"] for row in found}) > 60, "scenes must be told apart, or this proves nothing"
+
+
+def engines_left() -> list[str]:
+    """Processes that hold an engine, a while after the pipeline has ended."""
+    until = time.monotonic() + 20
+    while True:
+        names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        found = [name for name in names if "VLLM" in name or "CaptionActor" in name]
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.5)
 
 
 def kill_an_actor_after_the_first_part(parts: Parts, killed: list[int]) -> None:

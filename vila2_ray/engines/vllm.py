@@ -43,11 +43,12 @@ class VllmEngine:
     name: str = "vllm"
     version: str = field(default_factory=lambda: _version())
     batches_continuously: bool = True
-    _pending: dict[str, GenerationRequest] = field(default_factory=dict, repr=False)
+    _pending: dict[str, Key] = field(default_factory=dict, repr=False)
     _held: set[Key] = field(default_factory=set, repr=False)
     _refused: list[Generation] = field(default_factory=list, repr=False)
     _num_added: int = 0
     _preparing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def load(
@@ -83,10 +84,11 @@ class VllmEngine:
 
     def prepare(self, request: GenerationRequest) -> GenerationRequest:
         """Resize, normalise and place the image; may run in any thread. Raises SampleError."""
-        image = {"image": request.image}
+        with self._tokenizing:
+            token_ids = turn_token_ids(self.processor, request.prompt)
         prompt = {
-            "prompt_token_ids": list(turn_token_ids(self.processor, request.prompt)),
-            "multi_modal_data": image,
+            "prompt_token_ids": list(token_ids),
+            "multi_modal_data": {"image": request.image},
             "multi_modal_uuids": {"image": [request.image_key]},
         }
         try:
@@ -109,7 +111,7 @@ class VllmEngine:
             problem = error if isinstance(error, SampleError) else SampleError(Reason.ENGINE_ERROR, in_one_line(error))
             self._refused.append(Generation.failed(request.key, problem))
             return
-        self._pending[number] = replace(request, prepared=None)
+        self._pending[number] = request.key
 
     def step(self) -> list[Generation]:
         answers, self._refused = self._refused, []
@@ -133,12 +135,12 @@ class VllmEngine:
     def _answers(self, outputs: list[Any]) -> list[Generation]:
         if not outputs:
             return []
-        requests = [self._pending.pop(output.request_id) for output in outputs]
+        keys = [self._pending.pop(output.request_id) for output in outputs]
         completions = [output.outputs[0] for output in outputs]
-        said = self.processor.tokenizer.batch_decode(
-            [list(completion.token_ids) for completion in completions], skip_special_tokens=True
-        )
-        return [_generation(r.key, c, text) for r, c, text in zip(requests, completions, said, strict=True)]
+        ids = [list(completion.token_ids) for completion in completions]
+        with self._tokenizing:
+            said = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [_generation(key, c, text) for key, c, text in zip(keys, completions, said, strict=True)]
 
 
 def set_environment() -> None:
