@@ -1,9 +1,9 @@
-"""Do memory and time per caption stay flat when the corpus grows? The fake engine, 10 and 100 times the shards.
+"""Do memory and time per caption stay flat when the corpus grows? The fake engine, 10 and 50 times the shards.
 
 Each size runs in a process of its own: tars of `--rows` noise pictures, one caption actor. Told are the peak memory of
 the driver and of the actor, and the seconds per caption from the first engine's being there to the last layer file.
 
-    python benchmarks/flat_cost.py --shards 10 100 1000
+    python benchmarks/flat_cost.py --shards 10 100 500
 
 The last line is one JSON object: for the largest against the smallest size, the ratios of driver memory, actor memory
 and time per caption.
@@ -91,7 +91,7 @@ def write_shards(folder: Path, num_shards: int, num_rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 500])
     parser.add_argument("--rows", type=int, default=50)
     parser.add_argument("--to", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
