@@ -100,9 +100,3 @@ def _connect(address: str, folder: Path, started: subprocess.Popen[bytes]) -> No
 def worker_nodes() -> int:
     """Nodes beside the head that are alive."""
     return sum(node["Alive"] for node in ray.nodes()) - 1
-
-
-def raylets_of_workers(head: psutil.Process) -> list[psutil.Process]:
-    """The processes that are the worker nodes."""
-    raylets = [p for p in head.children(recursive=True) if p.name() == "raylet"]
-    return [p for p in raylets if "--head" not in p.cmdline()]
