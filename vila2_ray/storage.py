@@ -106,6 +106,10 @@ class Store:
         """What `list` gives, each name with its stamp: one listing tells whether any of many files has changed."""
         return {name: _stamp(info, self.is_local) for name, info in self._files(prefix, suffix)}
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """What `list` gives, each name with its bytes, from one listing."""
+        return {name: int(info.size) for name, info in self._files(prefix, "")}
+
     def exists(self, name: str) -> bool:
         return self._info(name).type == pafs.FileType.File
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
@@ -22,7 +21,7 @@ from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.stages import Run
 from vila2_ray.config import Config
-from vila2_ray.errors import StorageError, Vila2Error
+from vila2_ray.errors import Vila2Error
 from vila2_ray.storage import Store
 
 _TRAINED = re.compile(r"(?P<kind>pretrain|sft)-(?P<round>\d+)")
@@ -45,12 +44,11 @@ class Garbage:
 def find_garbage(campaign: Campaign) -> list[Garbage]:
     """Folders that nothing needs, in order of path. Changes nothing."""
     needed, store = _needed(campaign), campaign.store
-    found: dict[str, tuple[str, list[str]]] = {}
-    for name, folder, why in _unneeded(store, needed):
-        found.setdefault(folder, (why, []))[1].append(name)
-    with ThreadPoolExecutor(16) as pool:
-        sizes = dict(zip(found, pool.map(lambda folder: _num_bytes(store, found[folder][1]), found), strict=True))
-    return [Garbage(folder, why, len(names), sizes[folder]) for folder, (why, names) in sorted(found.items())]
+    found: dict[str, Garbage] = {}
+    for num_bytes, folder, why in _unneeded(store, needed):
+        before = found.get(folder, Garbage(folder, why, 0, 0))
+        found[folder] = replace(before, num_files=before.num_files + 1, num_bytes=before.num_bytes + num_bytes)
+    return [found[folder] for folder in sorted(found)]
 
 
 def collect(campaign: Campaign) -> Iterator[Garbage]:
@@ -156,51 +154,41 @@ def _fingerprint(work: Run, plan: Sequence[plans.Stage], stage: plans.Stage) -> 
         return None  # a corpus or a folder of weights that cannot be read now
 
 
-def _unneeded(store: Store, needed: _Needed) -> Iterator[tuple[str, str, str]]:
-    """(file, folder that goes, why) of every file that nothing needs."""
+def _unneeded(store: Store, needed: _Needed) -> Iterator[tuple[int, str, str]]:
+    """(bytes, folder that goes, why) of every file that nothing needs."""
     whole: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for name, (layer, fp8, file) in _files(store, "captions", 3):
+    for num_bytes, (layer, fp8, file) in _files(store, "captions", 3):
         whole[layer, fp8].add(file.removesuffix(".parquet"))
         if (layer, fp8) not in needed.captions and layer not in needed.layers_open:
-            yield name, f"captions/{layer}/{fp8}", f"captions {_ORPHAN}"
-    for name, (layer, fp8, file) in _files(store, "parts", 3):
+            yield num_bytes, f"captions/{layer}/{fp8}", f"captions {_ORPHAN}"
+    for num_bytes, (layer, fp8, file) in _files(store, "parts", 3):
         shard = file.rpartition("/")[0]
         if (layer, fp8) not in needed.captions and layer not in needed.layers_open:
-            yield name, f"parts/{layer}/{fp8}", f"parts {_ORPHAN}"
+            yield num_bytes, f"parts/{layer}/{fp8}", f"parts {_ORPHAN}"
         elif shard in whole[layer, fp8]:
-            yield name, f"parts/{layer}/{fp8}/{shard}", "parts of a finished shard"
-    for name, (layer, fp8, _) in _files(store, "verdicts", 3):
+            yield num_bytes, f"parts/{layer}/{fp8}/{shard}", "parts of a finished shard"
+    for num_bytes, (layer, fp8, _) in _files(store, "verdicts", 3):
         if fp8 not in needed.verdicts and layer not in needed.verdicts_open:
-            yield name, f"verdicts/{layer}/{fp8}", f"verdicts {_ORPHAN}"
-    for name, (title, fp8, _) in _files(store, "packs", 3):
+            yield num_bytes, f"verdicts/{layer}/{fp8}", f"verdicts {_ORPHAN}"
+    for num_bytes, (title, fp8, _) in _files(store, "packs", 3):
         model, _, stage = title.rpartition("-")
         if (model, stage, fp8) not in needed.trained and (model, stage) not in needed.training_open:
-            yield name, f"packs/{title}/{fp8}", f"a pack plan {_ORPHAN}"
-    for name, (model, stage, fp8, _) in _files(store, "training", 4):
+            yield num_bytes, f"packs/{title}/{fp8}", f"a pack plan {_ORPHAN}"
+    for num_bytes, (model, stage, fp8, _) in _files(store, "training", 4):
         if (model, stage, fp8) in needed.finished:
-            yield name, f"training/{model}/{stage}/{fp8}", "training state of a finished stage"
+            yield num_bytes, f"training/{model}/{stage}/{fp8}", "training state of a finished stage"
         elif (model, stage, fp8) not in needed.trained and (model, stage) not in needed.training_open:
-            yield name, f"training/{model}/{stage}/{fp8}", f"training state {_ORPHAN}"
-    for name, (model, stage, _) in _files(store, "checkpoints", 3):
+            yield num_bytes, f"training/{model}/{stage}/{fp8}", f"training state {_ORPHAN}"
+    for num_bytes, (model, stage, _) in _files(store, "checkpoints", 3):
         if (model, stage) not in needed.checkpoints:
             why = "a checkpoint that is neither promoted, best, newest nor read by an unfinished stage"
             why = "left over from an interrupted export" if stage.startswith(".") else why
-            yield name, f"checkpoints/{model}/{stage}", why
+            yield num_bytes, f"checkpoints/{model}/{stage}", why
 
 
-def _files(store: Store, folder: str, depth: int) -> Iterator[tuple[str, list[str]]]:
-    """Name and its `depth` parts below the folder, the last of them with all that follows; others are not ours."""
-    for name in store.list(folder):
+def _files(store: Store, folder: str, depth: int) -> Iterator[tuple[int, list[str]]]:
+    """Bytes of each file and its `depth` parts below the folder, the last with all that follows."""
+    for name, num_bytes in store.sizes(folder).items():
         parts = name.split("/", depth)[1:]
         if len(parts) == depth:
-            yield name, parts
-
-
-def _num_bytes(store: Store, names: Sequence[str]) -> int:
-    total = 0
-    for name in names:
-        try:
-            total += store.size(name)
-        except StorageError:
-            continue  # gone since it was listed
-    return total
+            yield num_bytes, parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,13 +27,12 @@ from vila2_ray.config import FiltersConfig, PickConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
-from vila2_ray.corpus.shards import ShardRef
+from vila2_ray.corpus.shards import Map, ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import SampleError
 from vila2_ray.schema import VERDICT, Status
 from vila2_ray.storage import Store
 
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 _Row = dict[str, Any]
 _COUNTS, _DRIFT = "counts", "drift"
 _IMAGES_AT_ONCE = 16

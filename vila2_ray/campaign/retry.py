@@ -7,10 +7,8 @@ captions these, and is sealed by a marker of its own. Later stages read it where
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,15 +17,15 @@ from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
-from vila2_ray.campaign.stages import Run
+from vila2_ray.campaign.stages import Run, connect_ray, digest_of
 from vila2_ray.campaign.state import Marker, check_fields, fence_markers, write_marker
 from vila2_ray.corpus.deadletters import LayerPlace, count_dead, failed_rows, put_back, write_parts
 from vila2_ray.corpus.layers import Layer, Parts
+from vila2_ray.corpus.shards import Map
 from vila2_ray.errors import ConfigError, CorpusError, Reason, StageFailed
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
 
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 _ALONE = re.compile(r"recaption-(?P<fp8>[0-9a-f]{8})\.json")
 _RETRIED = re.compile(r"(?P<layer>.+)-retry-(?P<number>\d+)")
 
@@ -115,7 +113,6 @@ def retry(
 
 
 def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: Map) -> Retried:
-    from vila2_ray.campaign.stages import connect_ray
     from vila2_ray.recaption.pipeline import recaption
 
     plan = plans.stages(work.config)
@@ -141,8 +138,6 @@ def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: M
     with Ledger(work.layout.store, work.config.prices).record(name) as figures:
         summary = recaption(job, work.progress)
         figures.update(asdict(summary))
-    names = "\n".join(f"{source}/{shard}" for source, shard in target.layer.shards())
-    digest = hashlib.sha256(f"{fingerprint}\n{names}".encode()).hexdigest()
     write_marker(
         work.layout.store,
         Marker(
@@ -150,10 +145,9 @@ def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: M
             fingerprint=fingerprint,
             fields=plans.fields_of(retrying, work.config),
             inputs=inputs,
-            digest=digest,
+            digest=digest_of(target.layer, fingerprint),
             epoch=work.epoch,
             seconds=summary.seconds,
-            finished_at=time.time(),
             covers=marker.covers,
             summary=asdict(summary),
         ),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from vila2_ray.campaign.layout import Layout
 from vila2_ray.campaign.state import Marker
@@ -11,11 +10,10 @@ from vila2_ray.config import Config, ScreenConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.duplicates import flag_duplicates
 from vila2_ray.corpus.screening import ImageVerdicts, Screening, ShardScreen, copy_lists
+from vila2_ray.corpus.shards import Map
 from vila2_ray.errors import StageFailed
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
-
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def screened_sources(config: Config) -> tuple[str, ...]:

@@ -223,10 +223,10 @@ def _recaption(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         },
     )
     summary = recaption(job, run.progress)
-    return Done(_digest_of(job.layer, fingerprint), asdict(summary), summary.seconds)
+    return Done(digest_of(job.layer, fingerprint), asdict(summary), summary.seconds)
 
 
-def _digest_of(files: ShardFiles, fingerprint: str) -> str:
+def digest_of(files: ShardFiles, fingerprint: str) -> str:
     """Of finished shard files, from one listing: which shards there are; the fingerprint tells what is in them."""
     names = "\n".join(f"{source}/{shard}" for source, shard in files.shards())
     return hashlib.sha256(f"{fingerprint}\n{names}".encode()).hexdigest()
@@ -249,7 +249,7 @@ def _filter(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         previous=run.captions(before) if has_before else None,
     )
     judgement = judge_layers(job, ray_map)
-    digest = _digest_of(job.layers[-1][1], fingerprint)
+    digest = digest_of(job.layers[-1][1], fingerprint)
     captions = run.markers[plans.captions_of(config, stage.layer)]
     last = run.markers.get(f"filter-{stage.round - 1}") if stage.round else None
     drift = watch(

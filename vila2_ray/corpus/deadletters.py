@@ -134,7 +134,7 @@ def _tables(
         yield (0, rows[-1] + 1 if rows else 0), table
         return
     for start, stop in ranges:
-        yield (start, stop), place.parts.store.read_table(place.parts.path(*key, start, stop))
+        yield (start, stop), place.parts.read(*key, start, stop)
 
 
 def _failed(table: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ sample's place in corpus order is `shard number << 32 | row`. Each pass can be r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,10 @@ import pyarrow.compute as pc
 from vila2_ray.config import ScreenConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.screening import ImageVerdicts, as_numbers, count_flags
+from vila2_ray.corpus.shards import Map
 from vila2_ray.screening.bands import band_of, cut, near_repeats, repeats
 from vila2_ray.screening.rules import AMONG_SAMPLES, Flag
 from vila2_ray.storage import Store
-
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 ROWS_PER_GROUP = 1_000_000
 """Samples whose verdicts lie in one task's memory: about a gigabyte."""

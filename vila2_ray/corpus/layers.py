@@ -40,6 +40,10 @@ class Parts:
             raise CorpusError(self.store.path(name), f"does not hold exactly the rows {start} to {stop - 1}")
         self.store.write_table(name, table)
 
+    def read(self, source: str, shard: str, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
+        """The part with rows [start, stop)."""
+        return self.store.read_table(self.path(source, shard, start, stop), columns)
+
     def ranges(self, source: str | None = None) -> dict[tuple[str, str], list[tuple[int, int]]]:
         """(source, shard) → finished ranges in order, from one listing."""
         found: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -74,7 +78,7 @@ class Parts:
         done = self.ranges(f"{source}/{shard}").get((source, shard), [])
         tables = []
         for start, stop, begin, end in cover(num_rows, done, where):
-            table = self.store.read_table(self.path(source, shard, start, stop))
+            table = self.read(source, shard, start, stop)
             if (begin, end) != (start, stop):
                 row = table["row"]
                 table = table.filter(pc.and_(pc.greater_equal(row, begin), pc.less(row, end)))

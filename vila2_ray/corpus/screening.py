@@ -27,7 +27,7 @@ from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.images import decode_image, image_size
 from vila2_ray.corpus.index import current_metadata
 from vila2_ray.corpus.samples import Sample
-from vila2_ray.corpus.shardfiles import ShardFiles, conform, table_digest
+from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import CorpusError, SampleError
 from vila2_ray.schema import IMAGE_VERDICT
@@ -47,17 +47,12 @@ class ImageVerdicts(ShardFiles):
 
     schema = IMAGE_VERDICT
 
-    def write(self, source: str, shard: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
-        """Replace the shard's file. Raises CorpusError unless it holds the rows 0 … n − 1 of this shard in order."""
-        where = self.store.path(self.path(source, shard))
-        table = conform(table, self.schema, where)
+    def _check(self, table: pa.Table, source: str, shard: str, where: str) -> None:
+        """Raises CorpusError unless these are the rows 0 … n − 1 of this shard in order."""
         if table["row"].to_pylist() != list(range(table.num_rows)):
             raise CorpusError(where, "rows are out of order or not all there")
         if set(table["source"].to_pylist()) - {source} or set(table["shard"].to_pylist()) - {shard}:
             raise CorpusError(where, "holds rows of another shard")
-        self.store.write_table(
-            self.path(source, shard), table, {**(metadata or {}), "rows_sha256": table_digest(table)}
-        )
 
     def flags(self, source: str, shard: str) -> dict[int, list[str]]:
         """Row → flags, flagged samples only. Raises CorpusError for a shard that has not been screened."""

@@ -51,9 +51,13 @@ class ShardFiles:
 
     def write(self, source: str, shard: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Replace the shard's file. Raises CorpusError when the rows are of another shard or out of order."""
-        table = conform(table, self.schema, self.store.path(self.path(source, shard)))
-        check_rows(table, source, shard, self.store.path(self.path(source, shard)))
+        where = self.store.path(self.path(source, shard))
+        table = conform(table, self.schema, where)
+        self._check(table, source, shard, where)
         self.store.write_table(self.path(source, shard), table, {**(metadata or {}), _DIGEST: table_digest(table)})
+
+    def _check(self, table: pa.Table, source: str, shard: str, where: str) -> None:
+        check_rows(table, source, shard, where)
 
     def digest(self) -> str:
         """SHA-256 over the rows of all shards; what is told about how they were made does not enter."""

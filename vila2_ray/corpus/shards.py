@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vila2_ray import storage
 from vila2_ray.errors import CorpusError
 from vila2_ray.globs import glob_all
 
 Kind = Literal["tar", "parquet", "folder"]
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Applies a picklable function to shards or groups of them, here or on a cluster, results in any order."""
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff")
 PICTURES_PER_SHARD = 1000

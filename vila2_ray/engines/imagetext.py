@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vila2_ray.engines.choice import choose_device
 from vila2_ray.errors import CheckpointError
 from vila2_ray.model.loading import check_checkpoint, load_processor
 
@@ -33,7 +34,7 @@ class ImageTextScorer:
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             problem = f"is a {type(model).__name__}, which has no image and text features in one space"
             raise CheckpointError(str(folder), problem, "pick.scorer needs a CLIP or SigLIP folder")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = choose_device()
         self._model = model.eval().to(self._device)
         processor: Any = load_processor(folder)
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer

@@ -151,12 +151,11 @@ def set_environment() -> None:
 
 def engine_arguments(folder: Path, config: EngineConfig) -> dict[str, Any]:
     """Arguments of vLLM's EngineArgs. Raises ConfigError for what may not be set from outside."""
-    import torch
+    from vila2_ray.engines.choice import choose_device
 
     for name in config.vllm:
         if name in _OURS:
             raise ConfigError("recaption.engine.vllm", name, "decided by other fields, or never allowed; leave it out")
-    on_gpu = torch.cuda.is_available()
     arguments: dict[str, Any] = {
         "model": str(folder),
         "dtype": _dtype(config.dtype),
@@ -168,7 +167,7 @@ def engine_arguments(folder: Path, config: EngineConfig) -> dict[str, Any]:
         "mm_processor_cache_gb": 0.25,  # the variants of an image come one after the other
         "max_model_len": config.max_model_length or None,
         "gpu_memory_utilization": config.gpu_memory_share,
-        "enforce_eager": not on_gpu,  # compiling pays for itself on GPUs only
+        "enforce_eager": choose_device() == "cpu",  # compiling pays for itself on GPUs only
         "disable_log_stats": True,
         "trust_remote_code": False,
         "load_format": "safetensors",

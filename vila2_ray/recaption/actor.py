@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
 from vila2_ray.errors import EngineDied
 from vila2_ray.recaption.feed import EngineFeed
-from vila2_ray.recaption.job import CaptionPlan
+from vila2_ray.recaption.job import CaptionPlan, RecaptionJob
 from vila2_ray.recaption.rows import Captioning, to_table
 from vila2_ray.recaption.source import packed_error, unpack
 from vila2_ray.storage import Store
@@ -55,8 +55,12 @@ class ActorSpec:
     engine: EngineConfig
     plan: CaptionPlan
     parts: Parts
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
     """Keyword arguments of `open_engine`."""
+
+    @classmethod
+    def of(cls, job: RecaptionJob) -> ActorSpec:
+        return cls(job.checkpoint_folder, job.config.engine, job.plan, job.parts, job.config.engine_settings)
 
 
 class CaptionActor:

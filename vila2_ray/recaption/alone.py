@@ -147,9 +147,7 @@ def try_sample(alone: AloneJob, number: int, node_dollars_per_hour: float) -> Tr
     corpus = alone.open_corpus()
     job = alone.job(corpus)
     samples, rows_of_corpus = _draw(corpus, number, job.plan_key)
-    config = job.config
-    spec = ActorSpec(job.checkpoint_folder, config.engine, job.plan, job.parts, config.engine_settings)
-    engine = open_actor_engine(spec)
+    engine = open_actor_engine(ActorSpec.of(job))
     try:
         caption(engine, _copies(samples[:1]), job.plan)  # the first call of a model is slower than all others
         loaded = time.monotonic()

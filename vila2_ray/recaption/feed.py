@@ -108,7 +108,8 @@ class EngineFeed:
                 self._on_death(death)
                 raise
             finally:
-                self._engine_seconds += time.monotonic() - began
+                with self._changed:
+                    self._engine_seconds += time.monotonic() - began
 
     def _hand_in(self, request: GenerationRequest, mine: _Asked) -> None:
         with self._changed:

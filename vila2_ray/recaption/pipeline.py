@@ -86,9 +86,8 @@ def _after_deaths(
     again: list[RowRange] = []
     for piece in died:
         if (piece.start, piece.stop) in written.get((piece.source, piece.shard), []):
-            path = job.parts.path(piece.source, piece.shard, piece.start, piece.stop)
-            statuses = job.parts.store.read_table(path, ["status"])["status"].to_pylist()
-            course.settle(piece, **Counter(statuses))  # its actor died between writing and telling
+            table = job.parts.read(piece.source, piece.shard, piece.start, piece.stop, ["status"])
+            course.settle(piece, **Counter(table["status"].to_pylist()))  # its actor died between writing and telling
         elif suspects[piece] >= 2:
             key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
             rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
@@ -199,14 +198,13 @@ def _dataset(job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: 
     engine = job.config.engine
     pieces = windows(ranges, engine.max_actors)
     most = min(engine.max_actors, len(ranges))
-    spec = ActorSpec(job.checkpoint_folder, engine, job.plan, job.parts, job.config.engine_settings)
     return ray.data.read_datasource(
         RangeSource(job.corpus, pieces, job.plan, job.keep, job.screening),
         override_num_blocks=len(pieces),
         ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3},
     ).map_batches(
         CaptionActor,
-        fn_constructor_args=(spec,),
+        fn_constructor_args=(ActorSpec.of(job),),
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
