@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -56,11 +57,18 @@ def engines_left() -> list[str]:
     """Processes that hold an engine, a while after the pipeline has ended."""
     until = time.monotonic() + 20
     while True:
-        names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        names = [name_of(process) for process in psutil.Process().children(recursive=True)]
         found = [name for name in names if "VLLM" in name or "CaptionActor" in name]
         if not found or time.monotonic() > until:
             return found
         time.sleep(0.5)
+
+
+def name_of(process: psutil.Process) -> str:
+    """What a process calls itself; empty for one that has just ended (a zombie holds no memory)."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process.name()} {' '.join(process.cmdline())}"
+    return ""
 
 
 def kill_an_actor_after_the_first_part(parts: Parts, killed: list[int]) -> None:
@@ -69,7 +77,7 @@ def kill_an_actor_after_the_first_part(parts: Parts, killed: list[int]) -> None:
         if not parts.ranges():
             continue
         for process in psutil.Process().children(recursive=True):
-            if "MapBatches(CaptionActor)" in process.name() or "CaptionActor" in " ".join(process.cmdline()):
+            if "CaptionActor" in name_of(process):
                 process.kill()
                 killed.append(process.pid)
                 return
