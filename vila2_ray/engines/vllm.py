@@ -16,8 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vila2_ray.config import EngineConfig, SamplingConfig
-from vila2_ray.engines.base import Generation, GenerationRequest, Key
+from vila2_ray.engines.base import Generation, GenerationRequest, Key, generate_all
 from vila2_ray.engines.turns import turn_token_ids
 from vila2_ray.errors import CheckpointError, ConfigError, EngineDied, Reason, SampleError, in_one_line
 from vila2_ray.model.loading import check_checkpoint, load_processor
@@ -76,7 +78,9 @@ class VllmEngine:
                 f"vLLM {_version()} cannot serve it: {in_one_line(error)}",
                 "Check recaption.engine, or take recaption.engine.name=transformers",
             ) from error
-        return cls(llm, load_processor(folder, processor), 2 * config.batch_size)
+        engine = cls(llm, load_processor(folder, processor), 2 * config.batch_size)
+        engine._warm_up(folder)
+        return engine
 
     @property
     def num_pending(self) -> int:
@@ -131,6 +135,18 @@ class VllmEngine:
         if core is not None:
             core.shutdown()
         self.llm = self.processor = None
+
+    def _warm_up(self, folder: Path) -> None:
+        """Caption a few grey images: the first steps of a process are several times slower than all others.
+
+        Raises CheckpointError for an engine that dies of it, as it would of everything.
+        """
+        sampling, grey = SamplingConfig(max_tokens=4), Image.new("RGB", (64, 64), (127, 127, 127))
+        requests = [GenerationRequest(("", n), f"grey {n}", grey, "describe", n, sampling) for n in range(8)]
+        try:
+            generate_all(self, requests)
+        except EngineDied as death:
+            raise CheckpointError(str(folder), f"cannot be used to caption: {death}") from death
 
     def _answers(self, outputs: list[Any]) -> list[Generation]:
         if not outputs:
