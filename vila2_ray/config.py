@@ -388,10 +388,31 @@ class TrainConfig:
     gpus_per_worker: float = operational(0.0)
     autocast: Literal["auto", "bfloat16", "float32"] = operational("auto")
     """`auto`: bfloat16 where the processor or GPU computes in it, else float32."""
+    shard_size: int = operational(0)
+    """Workers that share one copy of the model (FSDP2); each such group has its own copy, and gradients are exchanged
+    between groups (HSDP). 0: the workers of a node; num_workers: one copy in all; 1: a copy on each worker."""
+    activation_checkpointing: Literal["none", "selective", "full"] = operational("none")
+    """What the backward pass computes again instead of keeping: nothing, what is cheap (norms, activations), or whole
+    layers."""
+    compile: bool = operational(False)
+    """torch.compile, layer by layer: minutes at the start, faster steps after."""
     checkpoint_every_seconds: float = operational(60.0)
+    checkpoint_every_steps: int = operational(0)
+    """Also after every so many steps. 0: by time alone."""
+    keep_checkpoints: int = operational(2)
+    """Saved states that are kept while a stage is trained."""
     feature_cache_bytes: int = operational(2_000_000_000)
     """Memory per rank for outputs of a frozen vision tower, which repeat from epoch to epoch."""
     max_failures: int = operational(2)
+    """Deaths of workers that a stage survives."""
+    max_preemptions: int = operational(100)
+    """Nodes taken away with notice that a stage survives, counted apart."""
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "num_workers", "cpus_per_worker", "shuffle_window", "keep_checkpoints")
+        if self.shard_size < 0 or (self.shard_size and self.num_workers % self.shard_size):
+            remedy = f"must divide train.num_workers, {self.num_workers}; 0 takes the workers of a node"
+            raise ConfigError("train.shard_size", self.shard_size, remedy)
 
     def stage(self, name: str) -> StageConfig:
         if name not in get_args(TrainingStage):

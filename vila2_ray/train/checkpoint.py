@@ -1,155 +1,231 @@
-"""Resumable training state, and the finished checkpoint folder.
+"""Resumable training state: saved while training goes on, read back by any number of ranks.
 
-State is one safetensors file (trained parameters, AdamW moments) and a JSON marker that names it, written last; both
-whole or not at all. Nothing pickled is written or read. The marker carries the key of the work that it belongs to, so
-state of other work in the same folder is never continued.
+torch.distributed.checkpoint copies what a rank holds of parameters and AdamW moments to main memory and writes it as
+safetensors in a thread; nothing pickled is written or read. A save is done when the files of all ranks are in their
+place; then rank 0 writes the marker that names it, whole or not at all, and deletes what the marker no longer names.
+The marker carries the key of the work it belongs to: state of other work in the same folder is never continued.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 import uuid
+import warnings
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from PIL import Image
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from vila2_ray.errors import CheckpointError
-from vila2_ray.model.loading import checkpoint_digest, load_model, load_processor
 from vila2_ray.storage import Store
-from vila2_ray.train.loop import FitResult
 from vila2_ray.train.parallelize import Place
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process alone: on purpose
 
 _MARKER = "last.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Course:
+    """The course of a stage up to a step; what a save carries besides tensors."""
+
+    losses: list[float] = field(default_factory=list)
+    """One per step."""
+    seconds: float = 0.0
+    """Training time, earlier runs included."""
+    num_updates: int = 0
+    """Steps that changed the weights."""
+    guard: dict[str, Any] = field(default_factory=dict)
+    """What the guard of the loss remembers."""
+
+
+@dataclass
+class _Pending:
+    """A save on its way."""
+
+    folder: str
+    course: Course
+    written: Future[Any]
+    local: Path | None
+    """Where this rank's files wait to be uploaded; None: they are written in their place."""
 
 
 class StepStore:
-    """Keeps the state of one piece of work in a folder."""
+    """Keeps the state of one piece of work in a folder, its last `keep` saves. Every rank has one."""
 
-    def __init__(self, store: Store, work: str, every_seconds: float) -> None:
-        """`work` names what is trained on what: state under another name is ignored."""
-        self._store, self._work, self._every = store, work, every_seconds
+    def __init__(self, store: Store, work: str, every_seconds: float, every_steps: int = 0, keep: int = 1) -> None:
+        """`work` names what is trained on what: state under another name is ignored. `every_steps` 0: by time alone."""
+        self._store, self._work, self._every_seconds, self._every_steps = store, work, every_seconds, every_steps
+        self._keep = max(1, keep)
         self._saved_at = time.monotonic()
-        self._last = ""
+        self._kept: list[dict[str, Any]] = []
+        self._pending: _Pending | None = None
+        self._group: dist.ProcessGroup | None = None
+        self._attempt = ""
 
-    def load(self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> FitResult | None:
-        """Put saved state into parameters and optimizer; the course so far, None when there is nothing to resume.
+    # --- reading back ------------------------------------------------------------------------------------------------
 
-        Raises CheckpointError when the saved tensors are not those of this model.
+    def load(self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, place: Place) -> Course | None:
+        """Put the last save into parameters and optimizer; its course, None when there is nothing to resume.
+
+        Called by all ranks. Raises CheckpointError when the saved tensors are not those of this model.
         """
-        self._saved_at = time.monotonic()
-        if not self._store.exists(_MARKER):
+        self._begin(place)
+        marker = self._marker()
+        if marker is None or marker["work"] != self._work:
             return None
-        marker = json.loads(self._store.read_text(_MARKER))
-        if marker["work"] != self._work:
-            return None
-        tensors = load_tensors(self._store.read_bytes(marker["file"]))
-        self._last = marker["file"]
-        shapes = {name: p.shape for name, p in trained.items()}
-        if {n[6:]: t.shape for n, t in tensors.items() if n.startswith("param/")} != shapes:
+        self._kept = marker["kept"]
+        last = self._kept[-1]
+        tensors = _tensors(trained, optimizer)
+        local = self._store.sub(last["folder"]).local_folder()
+        reader = HuggingFaceStorageReader(str(local))
+        saved = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+        if saved != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
             raise CheckpointError(
-                self._store.path(marker["file"]), "holds other parameters than this model trains", "Delete it"
+                self._store.path(last["folder"]), "holds other parameters than this model trains", "Delete it"
             )
         with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(tensors[f"param/{name}"])
-                optimizer.state[parameter] = {
-                    "step": tensors["step"].clone(),
-                    "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
-                }
-        return FitResult(losses=marker["losses"], seconds=marker["seconds"])
+            dcp.load(tensors, storage_reader=reader, process_group=self._group, no_dist=place.world == 1)
+        for parameter in trained.values():
+            optimizer.state[parameter]["step"].fill_(last["num_updates"])
+        return Course(marker["losses"][: last["step"]], last["seconds"], last["num_updates"], last["guard"])
 
-    def save_if_due(
-        self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, result: FitResult, place: Place
+    def _marker(self) -> dict[str, Any] | None:
+        return json.loads(self._store.read_text(_MARKER)) if self._store.exists(_MARKER) else None
+
+    def _begin(self, place: Place) -> None:
+        """Ranks agree on a name for this attempt: what another left half-written must never mix with its files."""
+        self._saved_at = time.monotonic()
+        self._pending = None
+        if self._attempt:
+            return
+        name = [uuid.uuid4().hex[:8]]
+        if place.world > 1:
+            self._group = dist.new_group(backend="gloo")  # saves go on beside the collectives of training
+            dist.broadcast_object_list(name, src=0, group=self._group)
+        self._attempt = name[0]
+        if place.rank == 0:
+            self._tidy(marker["kept"] if (marker := self._marker()) else [])
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def is_due(self, step: int) -> bool:
+        """Whether a save should follow this step (from 1). Rank 0's answer counts: clocks differ."""
+        by_steps = bool(self._every_steps) and step % self._every_steps == 0
+        return by_steps or time.monotonic() - self._saved_at >= self._every_seconds
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is on its way; the same on all ranks."""
+        return self._pending is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's part of the save on its way has arrived. Raises what went wrong on the way."""
+        if self._pending is None or not self._pending.written.done():
+            return False
+        self._pending.written.result()
+        return True
+
+    def start(
+        self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, course: Course, place: Place
     ) -> None:
-        """Save when the last time is `every_seconds` ago; rank 0 decides and writes, for all ranks hold the same."""
-        if place.rank == 0 and time.monotonic() - self._saved_at >= self._every:
-            self.save(trained, optimizer, result)
+        """Copy the state to main memory and begin to write it. Called by all ranks, none of which has a save under
+        way.
+        """
+        assert self._pending is None
+        self._begin_once(place)
+        folder = f"step-{len(course.losses):08d}-{self._attempt}"
+        local = None if self._store.is_local else Path(tempfile.mkdtemp(prefix="vila2-state-"))
+        target = local or Path(self._store.path(folder))
+        target.mkdir(parents=True, exist_ok=True)
+        saved = dcp.async_save(
+            _tensors(trained, optimizer),
+            storage_writer=HuggingFaceStorageWriter(str(target), save_distributed=True),
+            process_group=self._group,
+            no_dist=place.world == 1,
+        )
+        assert isinstance(saved, Future)
+        written = saved if local is None else _then(saved, lambda: self._upload(local, folder))
+        copied = Course(list(course.losses), course.seconds, course.num_updates, dict(course.guard))
+        self._pending = _Pending(folder, copied, written, local)
+        self._saved_at = time.monotonic()
 
-    def save(self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, result: FitResult) -> None:
-        """Write state and marker, then delete the state that the marker named before."""
-        tensors = {}
-        for name, parameter in trained.items():
-            state = optimizer.state.get(parameter) or {}
-            tensors[f"param/{name}"] = parameter.detach().contiguous()
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment}/{name}"] = state.get(moment, torch.zeros_like(parameter)).contiguous()
-            tensors["step"] = state.get("step", torch.tensor(0.0)).cpu()
-        file = f"step-{len(result.losses):08d}.safetensors"
-        self._store.write_bytes(file, save_tensors(tensors))
-        marker = {"work": self._work, "file": file, "losses": result.losses, "seconds": result.seconds}
-        self._store.write_text(_MARKER, json.dumps(marker))
-        for name in self._store.list(suffix=".safetensors"):
-            if name != file:
-                self._store.delete(name)
-        self._last, self._saved_at = file, time.monotonic()
+    def commit(self, place: Place) -> None:
+        """All ranks' files have arrived: rank 0 names the save in the marker, and older ones are let go."""
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        course = pending.course
+        entry = {"folder": pending.folder, "step": len(course.losses), "seconds": course.seconds}
+        entry |= {"num_updates": course.num_updates, "guard": course.guard}
+        self._kept = [*(kept for kept in self._kept if kept["step"] < len(course.losses)), entry][-self._keep :]
+        if place.rank == 0:
+            marker = {"work": self._work, "kept": self._kept, "losses": course.losses}
+            self._store.write_text(_MARKER, json.dumps(marker))
+            self._tidy(self._kept)
+
+    def finish(self, place: Place) -> None:
+        """Wait for a save on its way; alone, it is committed."""
+        if self._pending is not None and place.world == 1:
+            self._pending.written.result()
+            self.commit(place)
 
     def clear(self) -> None:
         """Delete all state: the work is done, or was other work."""
         self._store.delete(_MARKER)
-        for name in self._store.list(suffix=".safetensors"):
-            self._store.delete(name)
+        self._tidy([])
+
+    def _begin_once(self, place: Place) -> None:
+        if not self._attempt:
+            self._begin(place)
+
+    def _upload(self, local: Path, folder: str) -> None:
+        try:
+            self._store.upload_folder(local, folder)
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+
+    def _tidy(self, kept: list[dict[str, Any]]) -> None:
+        names = {entry["folder"] for entry in kept}
+        found = {name.split("/")[0] for name in self._store.list() if name.startswith("step-")}
+        for name in found - names:
+            self._store.delete_tree(name)
 
 
-def export_folder(
-    model: PreTrainedModel, processor: ProcessorMixin, dtype: torch.dtype, scratch: Path, out: Store
-) -> str:
-    """Write the finished Hugging Face folder to `out`; its digest. `model` is left with its rounded weights in float32.
-
-    Weights are saved in `dtype`. The folder is first written under `scratch` (a local folder), loaded again, and
-    compared with the rounded model on one input before it goes to `out`.
-    Raises CheckpointError when what was loaded answers differently.
-    """
-    local = scratch / f"export-{uuid.uuid4().hex}"
-    model.to("cpu").eval()
-    _cast(model, dtype)
-    try:
-        model.save_pretrained(local)
-        processor.save_pretrained(local)
-        _compare(model, processor, local)
-        digest = checkpoint_digest(local)
-        out.delete_tree()
-        if out.is_local:
-            Path(out.uri).parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(out.uri).with_name(f".tmp-{uuid.uuid4().hex}")
-            shutil.copytree(local, staging)
-            staging.rename(out.uri)
-        else:
-            out.upload_folder(local)
-    finally:
-        shutil.rmtree(local, ignore_errors=True)
-    return digest
+def _tensors(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name → parameter or moment, as this rank holds it; moments that AdamW has not made yet are made, zero."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in trained.items():
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state.update({moment: torch.zeros_like(parameter) for moment in _MOMENTS})
+        tensors[f"param/{name}"] = parameter.detach()
+        tensors.update({f"{moment}/{name}": state[moment] for moment in _MOMENTS})
+    return tensors
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Round the parameters. Buffers (rotary frequencies) stay: they are not saved, and loading computes them in
-    float32.
-    """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+def _then(first: Future[Any], work: Any) -> Future[Any]:
+    """A future of `work`, done in the thread that finishes `first`."""
+    after: Future[Any] = Future()
 
+    def run(done: Future[Any]) -> None:
+        try:
+            done.result()
+            work()
+            after.set_result(None)
+        except BaseException as error:
+            after.set_exception(error)
 
-@torch.no_grad()
-def _compare(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Raise CheckpointError unless what the folder gives answers one image and text as the model does, in float32.
-
-    Same weights and same code: nothing but rounding may differ.
-    """
-    loaded = load_model(folder, torch.float32)
-    _cast(model, torch.float32)
-    grey, text = Image.new("RGB", (96, 96), (127, 127, 127)), f"{processor.image_token} a b c"
-    inputs = processor(images=[grey], text=[text], return_tensors="pt")
-    again = load_processor(folder)(images=[grey], text=[text], return_tensors="pt")
-    here, there = model(**inputs).logits, loaded(**again).logits
-    if here.shape != there.shape or not torch.allclose(here, there, rtol=1e-4, atol=1e-4):
-        raise CheckpointError(str(folder), "answers differently from the model that was saved")
+    first.add_done_callback(run)
+    return after

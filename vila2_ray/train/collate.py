@@ -93,6 +93,12 @@ def collate(
     )
 
 
+def empty_batch() -> Batch:
+    """One padding token, from which nothing is learned."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Batch(torch.zeros(1, 1, dtype=torch.int64), None, None, nothing, nothing, nothing, [], 0, 0)
+
+
 def _block_diagonal(item_of: torch.Tensor) -> torch.Tensor:
     """[B, L] number of the item a position belongs to (−1: padding) → [B, 1, L, L] bool, causal within items.
 

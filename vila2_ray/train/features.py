@@ -7,7 +7,7 @@ per stage. Other families go through their own forward pass, tower included.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ _SPLIT = ("vila", "llava")
 
 
 class LossModule(nn.Module):
-    """Wraps the model so that one forward call gives the loss: what data-parallel wrappers need."""
+    """Wraps the model so that one forward call gives the loss: what sharding needs."""
 
     def __init__(self, model: PreTrainedModel, trains_tower: bool, compute_dtype: torch.dtype) -> None:
         super().__init__()
@@ -30,17 +30,31 @@ class LossModule(nn.Module):
         self.is_split = model.config.model_type in _SPLIT
         self.trains_tower = trains_tower
         self.compute_dtype = compute_dtype
+        self.in_step = False
+        """Whether other ranks run the same layers: then every batch passes through connector and tower, and one
+        without images does so with a blank one that counts for nothing."""
 
-    def forward(self, batch: Batch, images: torch.Tensor | None, image_index: torch.Tensor | None) -> torch.Tensor:
-        """Sum of the cross-entropy over the batch's supervised tokens, float32.
+    @property
+    def frozen_tower(self) -> nn.Module | None:
+        """The tower, where it is run apart from the rest and not trained."""
+        return None if self.trains_tower or not self.is_split else cast(Any, self.model.model).vision_tower
+
+    def forward(
+        self,
+        batch: Batch,
+        images: torch.Tensor | None,
+        image_index: torch.Tensor | None,
+        logits_only: bool = False,
+    ) -> torch.Tensor:
+        """Sum of the cross-entropy over the batch's supervised tokens, float32; or the logits [N, V] they come from.
 
         `images`: of each distinct image the pixels [n, 3, H, W], or, when the model is split and its tower frozen, the
         tower's output [n, patches, C]. `image_index` [len(batch.images)] picks one for every image of the batch.
         """
         inner: Any = self.model.model
-        packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
         if not self.is_split:
             pixels = None if images is None or image_index is None else images[image_index]
+            packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
             hidden = inner(input_ids=batch.input_ids, pixel_values=pixels, use_cache=False, **packed).last_hidden_state
         else:
             embeds = self.model.get_input_embeddings()(batch.input_ids)
@@ -49,9 +63,12 @@ class LossModule(nn.Module):
                 seen = inner.multi_modal_projector(features)[image_index].flatten(0, 1)
                 flat = embeds.flatten(0, 1).index_copy(0, batch.image_positions, seen.to(embeds.dtype))
                 embeds = flat.view_as(embeds)
-            hidden = inner.language_model(inputs_embeds=embeds, use_cache=False, **packed).last_hidden_state
+            elif self.in_step:
+                embeds = embeds + 0 * inner.multi_modal_projector(self._blank(embeds)).sum()
+            hidden = self._language(inner.language_model, embeds, batch)
         predicting = hidden.flatten(0, 1)[batch.predictors]
-        return summed_cross_entropy(self.model.get_output_embeddings()(predicting), batch.targets)
+        logits = self.model.get_output_embeddings()(predicting)
+        return logits if logits_only else summed_cross_entropy(logits, batch.targets)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, 3, H, W] → the tower's output [n, patches, C] as the connector takes it."""
@@ -62,6 +79,29 @@ class LossModule(nn.Module):
             layers = [layers]
         skip = 1 if self.model.config.vision_feature_select_strategy == "default" else 0  # the class token
         return torch.cat([states[layer][:, skip:] for layer in layers], dim=-1)
+
+    def _language(self, language_model: nn.Module, embeds: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[B, L, C] → [B, L, C]. flash-attn takes one long row, in which positions that start again part the items."""
+        if self.model.config._attn_implementation != "flash_attention_2":
+            packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
+            return language_model(inputs_embeds=embeds, use_cache=False, **packed).last_hidden_state
+        rows, length = embeds.shape[:2]
+        positions = batch.position_ids
+        if positions is None:
+            positions = torch.arange(length, device=embeds.device).expand(rows, length)
+        hidden = language_model(
+            inputs_embeds=embeds.reshape(1, rows * length, -1), position_ids=positions.reshape(1, -1), use_cache=False
+        ).last_hidden_state
+        return hidden.view(rows, length, -1)
+
+    def _blank(self, like: torch.Tensor) -> torch.Tensor:
+        """What the connector takes of one empty image."""
+        vision = self.model.config.vision_config
+        if self.trains_tower:
+            return self.encode(like.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size))
+        layers = self.model.config.vision_feature_layer
+        width = vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        return like.new_zeros(1, (vision.image_size // vision.patch_size) ** 2, width)
 
     def _mask(self, batch: Batch) -> torch.Tensor | None:
         mask = batch.attention_mask

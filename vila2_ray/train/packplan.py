@@ -78,6 +78,11 @@ class PackPlan:
     def num_supervised(self) -> int:
         return int(pc.sum(self.table["num_supervised"]).as_py() or 0)
 
+    def num_supervised_of(self, step: int) -> int:
+        """Supervised tokens of a step, all ranks."""
+        start, stop = self._starts[step * self.batch_size], self._starts[(step + 1) * self.batch_size]
+        return int(pc.sum(self.table["num_supervised"].slice(start, stop - start)).as_py())
+
     @property
     def digest(self) -> str:
         """sha256 (hex) over every row and the batch size."""

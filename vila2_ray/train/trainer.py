@@ -16,7 +16,7 @@ from typing import Any
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
 from vila2_ray.train.job import TrainingJob, TrainingSummary
-from vila2_ray.train.loop import StepReport
+from vila2_ray.train.loop import StepReport, Watch
 from vila2_ray.train.parallelize import find_place
 from vila2_ray.train.work import open_source, read_plan, read_summary, ready_plan, train_rank
 
@@ -68,7 +68,9 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # Ray Train would take up a run of the same name; resuming is ours
             storage_path=scratch.uri,
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            failure_config=FailureConfig(
+                max_failures=train.max_failures, max_preemption_failures=train.max_preemptions
+            ),
         ),
     )
     progress.start(job.title, plan.num_steps, "steps")
@@ -122,10 +124,12 @@ class _Board:
 def _work(config: dict[str, Any]) -> None:
     """One rank under Ray Train."""
     import ray
+    from ray.train import get_preemption_info
 
     job: TrainingJob = config["job"]
     board = config["board"]
-    place = find_place(job.config.train.autocast, int(job.config.train.cpus_per_worker))
+    train = job.config.train
+    place = find_place(train.autocast, int(train.cpus_per_worker), train.shard_size)
     told = 0.0
 
     def tell(report: StepReport) -> None:
@@ -138,7 +142,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         plan = read_plan(job)
         assert plan is not None, "the driver has written the plan"
-        train_rank(job, plan, open_source(job), place, tell)
+        train_rank(job, plan, open_source(job), place, tell, Watch(lambda: get_preemption_info() is not None))
     except StageFailed as failed:  # every rank sees the same loss and ends here: trying again would end the same
         ray.get(board.stopped.remote(failed))
     except Vila2Error as problem:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import cast
 
 import pyarrow as pa
 import torch
 
-from vila2_ray.model.loading import check_checkpoint, load_model, load_processor
+from vila2_ray.model.loading import load_model, load_processor
 from vila2_ray.progress import Progress
-from vila2_ray.train.checkpoint import StepStore, export_folder
+from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.corpussource import CorpusSource
+from vila2_ray.train.export import export_folder, weights_dtype
+from vila2_ray.train.features import LossModule
 from vila2_ray.train.items import StageItems
 from vila2_ray.train.job import TrainingJob, TrainingSummary, thinned
-from vila2_ray.train.loop import StepReport, fit
+from vila2_ray.train.loop import StepReport, Watch, fit
 from vila2_ray.train.packplan import PackPlan, make_plan
 from vila2_ray.train.parallelize import Place
 from vila2_ray.train.tokenize import ItemTokenizer
+from vila2_ray.train.weights import meta_model
 
 _PLAN, _FINISHED = "plan.parquet", "finished.json"
 
@@ -86,15 +86,30 @@ def read_summary(job: TrainingJob, plan: PackPlan) -> TrainingSummary | None:
 
 
 def train_rank(
-    job: TrainingJob, plan: PackPlan, source: CorpusSource, place: Place, on_step: Callable[[StepReport], None]
+    job: TrainingJob,
+    plan: PackPlan,
+    source: CorpusSource,
+    place: Place,
+    on_step: Callable[[StepReport], None],
+    watch: Watch | None = None,
 ) -> None:
-    """Train as one rank; rank 0 also exports the folder to `job.out` and leaves the summary in `job.state`."""
+    """Train as one rank; rank 0 also leaves the finished folder in `job.out` and the summary in `job.state`."""
     began = time.monotonic()
     train, settings = job.config.train, job.settings
     work = job.work_key(plan.digest)
-    model = load_model(job.init, torch.float32)
-    checkpoints = StepStore(job.state, work, train.checkpoint_every_seconds)
+    alone = place.world == 1
+    model = load_model(job.init, torch.float32) if alone else meta_model(job.init)
+    checkpoints = StepStore(
+        job.state, work, train.checkpoint_every_seconds, train.checkpoint_every_steps, train.keep_checkpoints
+    )
     prepared = time.monotonic() - began
+    exported: list[tuple[str | None, float]] = []
+
+    def export(module: LossModule) -> None:
+        trained = time.monotonic()
+        digest = export_folder(module, load_processor(job.init), weights_dtype(job.init), job.out, place)
+        exported.append((digest, time.monotonic() - trained))
+
     result = fit(
         model,
         plan,
@@ -102,26 +117,28 @@ def train_rank(
         settings,
         pad_token_id=source.pad_token_id,
         place=place,
+        weights=None if alone else job.init,
+        activation_checkpointing=train.activation_checkpointing,
+        compiles=train.compile,
         feature_cache_bytes=train.feature_cache_bytes,
         checkpoints=checkpoints,
+        watch=watch,
         on_step=on_step,
+        on_end=export,
     )
     if place.rank == 0:
-        finished = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="vila2-export-") as scratch:
-            dtype = weights_dtype(job.init)
-            digest = export_folder(model, load_processor(job.init), dtype, Path(scratch), job.out)
+        ((digest, export_seconds),) = exported
         metadata = job.packs.read_metadata(_PLAN)
         summary = TrainingSummary(
             num_steps=plan.num_steps,
             num_samples=plan.num_items,
             num_tokens=plan.num_tokens,
             num_supervised=plan.num_supervised,
-            seconds=prepared + result.seconds + time.monotonic() - finished,
+            seconds=prepared + result.seconds + export_seconds,
             first_loss=result.losses[0],
             last_loss=result.losses[-1],
             losses=thinned(result.losses),
-            digest=digest,
+            digest=digest or "",
             real_token_share=plan.real_token_share(settings.micro_batch_size, place.world),
             num_masked=result.num_masked,
             num_truncated=int(metadata["num_truncated"]),
@@ -130,10 +147,3 @@ def train_rank(
         job.state.write_text(_FINISHED, json.dumps({"work": work, "summary": asdict(summary)}))
         checkpoints.clear()
     place.barrier()
-
-
-def weights_dtype(folder: str | Path) -> torch.dtype:
-    """The number format of a folder's weights, as its configuration names it; float32 where it does not."""
-    config = json.loads((check_checkpoint(folder) / "config.json").read_text("utf-8"))
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return cast(torch.dtype, getattr(torch, name))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,18 +102,35 @@ def test_resuming_equals_never_having_stopped(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        train(settings, checkpoints=StepStore(Store(tmp_path), "w", 0.0), on_step=kill)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    resumed, result = train(settings, model=small.model(seed=5), checkpoints=StepStore(Store(tmp_path), "w", 1e9))
-    assert result.first_step == 7
-    assert result.losses[:7] == expected.losses[:7]
-    assert (
-        result.losses[7:] != expected.losses[7:]
-    )  # the tower is frozen, so it is not in the state: this one is another
+        train(settings, checkpoints=StepStore(Store(tmp_path), "w", 0.0, keep=2), on_step=kill)
+    marker = json.loads((tmp_path / "last.json").read_text())
+    first = marker["kept"][-1]["step"]
+    assert 1 <= first <= 7
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [kept["folder"] for kept in marker["kept"]]
+    _, result = train(settings, model=small.model(seed=5), checkpoints=StepStore(Store(tmp_path), "w", 1e9))
+    assert result.first_step == first
+    assert result.losses[:first] == expected.losses[:first]
+    # the tower is frozen, so it is not in the state: this one is another
+    assert result.losses[first:] != expected.losses[first:]
     resumed, result = train(settings, checkpoints=StepStore(Store(tmp_path), "w", 1e9))
     assert result.losses == expected.losses
     for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_save_that_was_cut_off_is_never_read(tmp_path: Path) -> None:
+    """What a killed process left without a marker goes away, and the save before it is taken."""
+    settings = small.stage()
+    _, expected = train(settings)
+    train(settings, checkpoints=StepStore(Store(tmp_path), "w", 1e9, every_steps=5))
+    kept = json.loads((tmp_path / "last.json").read_text())["kept"][-1]
+    cut = tmp_path / "step-00000011-0000abcd"
+    cut.mkdir()
+    (cut / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"half")
+    _, result = train(settings, checkpoints=StepStore(Store(tmp_path), "w", 1e9))
+    assert (result.first_step, result.losses) == (kept["step"], expected.losses)
+    assert kept["step"] in (5, 10)
+    assert not cut.exists()
 
 
 def test_state_of_other_work_is_not_continued_and_of_another_model_refused(tmp_path: Path) -> None:

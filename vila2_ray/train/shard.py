@@ -1,0 +1,121 @@
+"""A model becomes ready to train on its place: activation checkpointing, compilation, FSDP2, weights.
+
+Every repeated layer of language model and tower is a unit of its own, so is the connector; embeddings, norms and head
+are the root's. Weights stay float32 and are gathered in the compute dtype, gradients are reduced in float32. A tower
+that is not trained is not sharded: its outputs are cached, so that ranks run it at different times.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vila2_ray.model.families import part_of
+from vila2_ray.train.features import LossModule
+from vila2_ray.train.parallelize import Place
+from vila2_ray.train.weights import fill
+
+ActivationCheckpointing = Literal["none", "selective", "full"]
+
+_KEPT_OPERATIONS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+"""Selective: what is dear to compute is kept, the rest (norms, activations, rotations) is computed again."""
+
+
+def ready(
+    module: LossModule,
+    place: Place,
+    *,
+    weights: str | Path | None = None,
+    activation_checkpointing: ActivationCheckpointing = "none",
+    compiles: bool = False,
+) -> None:
+    """Make `module` trainable on `place`, in place. `weights`: the folder that a model on the meta device is filled
+    from, once it is sharded.
+    """
+    model = module.model
+    blocks = repeated_layers(model)
+    checkpoint_activations(model, activation_checkpointing)
+    if compiles:
+        for block in blocks:
+            block.compile(dynamic=True)
+    if place.world > 1:
+        module.in_step = True
+        _shard(module, blocks, place)
+    if weights is not None:
+        fill(model, weights, place.device)
+    else:
+        module.to(place.device)
+
+
+def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Decoder layers and vision blocks: what transformers itself can checkpoint one by one."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def checkpoint_activations(model: PreTrainedModel, how: ActivationCheckpointing) -> None:
+    """Compute the layers' activations again in the backward pass: all of them (full) or the cheap ones (selective)."""
+    if how == "none":
+        model.gradient_checkpointing_disable()
+        return
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if how == "selective":
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
+
+
+def reduce_at(module: nn.Module, is_last: bool) -> None:
+    """Whether the next backward pass ends the step: copies of the model exchange gradients then only.
+
+    Within a copy they are exchanged every time, for a whole copy of them would have to be kept otherwise.
+    """
+    if isinstance(module, FSDPModule):
+        module.set_requires_all_reduce(is_last)
+        module.set_is_last_backward(is_last)
+
+
+def _keep(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT_OPERATIONS else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _shard(module: LossModule, blocks: list[nn.Module], place: Place) -> None:
+    tower = module.frozen_tower
+    ignored = set(tower.parameters()) if tower is not None else set[nn.Parameter]()
+    half = place.compute_dtype != torch.float32
+    settings: dict[str, Any] = {
+        "mesh": place.mesh(),
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=place.compute_dtype if half else None, reduce_dtype=torch.float32 if half else None
+        ),
+    }
+    for block in blocks:
+        if not ignored.issuperset(block.parameters()):
+            fully_shard(block, **settings)
+    for connector in _connectors(module.model):
+        fully_shard(connector, **settings)
+    fully_shard(module, **settings, ignored_params=ignored)
+
+
+def _connectors(model: PreTrainedModel) -> list[nn.Module]:
+    """The outermost modules that hold connector parameters and nothing else."""
+    model_type, found = model.config.model_type, dict[str, nn.Module]()
+    for name, module in model.named_modules():
+        parts = {part_of(f"{name}.{own}", model_type) for own, _ in module.named_parameters()} if name else set()
+        if parts == {"connector"} and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return list(found.values())
