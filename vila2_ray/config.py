@@ -19,6 +19,7 @@ PickRule = Literal["none", "mean_logprob", "min_logprob", "agreement", "scorer"]
 EngineName = Literal["auto", "vllm", "transformers", "fake"]
 Part = Literal["vision", "connector", "language"]
 TrainingStage = Literal["align", "pretrain", "sft"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
@@ -407,12 +408,34 @@ class TrainConfig:
     """Deaths of workers that a stage survives."""
     max_preemptions: int = operational(100)
     """Nodes taken away with notice that a stage survives, counted apart."""
+    on_bad_loss: Literal["stop", "skip", "rollback"] = operational("stop")
+    """What a loss or gradient that is no number, or a loss that jumps, leads to: the stage stops; the step is skipped;
+    or training goes back to the last saved state and leaves the step out. Operational: it answers an accident, so that
+    a stage that stopped can go on under another answer, and stages that met none stay valid."""
+    spike_factor: float = operational(0.0)
+    """A loss that lies this many robust standard deviations above the median of the last `spike_window` good ones is a
+    jump; 8 to 15 let noise pass. 0: only what is no number is bad."""
+    spike_window: int = operational(64)
+    max_left_out_steps: int = operational(32)
+    """Steps of a stage that may be skipped or left out before it stops after all."""
+    trackers: tuple[Tracker, ...] = operational(("tensorboard",))
+    """Where the course of a stage is logged live: event files below `metrics/`, MLflow, Weights & Biases. The latter
+    two are told where to by their own environment variables."""
+    tracking_project: str = operational("vila2")
+    """MLflow's experiment, W&B's project."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "num_workers", "cpus_per_worker", "shuffle_window", "keep_checkpoints")
         if self.shard_size < 0 or (self.shard_size and self.num_workers % self.shard_size):
             remedy = f"must divide train.num_workers, {self.num_workers}; 0 takes the workers of a node"
             raise ConfigError("train.shard_size", self.shard_size, remedy)
+        _positive("train", self, "max_left_out_steps")
+        if self.spike_factor < 0:
+            raise ConfigError("train.spike_factor", self.spike_factor, "must not be negative; 0 is off")
+        if self.spike_window < 16:
+            raise ConfigError("train.spike_window", self.spike_window, "must be at least 16 to tell a jump from noise")
+        if not set(self.trackers) <= set(get_args(Tracker)):
+            raise ConfigError("train.trackers", self.trackers, f"name some of {', '.join(get_args(Tracker))}, or none")
 
     def stage(self, name: str) -> StageConfig:
         if name not in get_args(TrainingStage):

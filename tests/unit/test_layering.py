@@ -25,7 +25,9 @@ LEVELS = (
         "campaign.plan",
         "engines.base",
         "engines.fake",
+        "train.guard",
         "train.packplan",
+        "train.throughput",
         "evaluate.ranking",
     ),
     ("storage", "s3", "globs"),
@@ -38,7 +40,7 @@ LEVELS = (
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
 PURE = ("errors", "schema", "progress", "config", "captions", "screening", "campaign.plan", "engines.base")
-PURE += ("engines.fake", "train.packplan", "evaluate.ranking", "evaluate.truth")
+PURE += ("engines.fake", "train.guard", "train.packplan", "train.throughput", "evaluate.ranking", "evaluate.truth")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 
 
