@@ -17,6 +17,7 @@ from PIL import Image
 
 from vila2_ray.captions.fuse import Item, Turn
 from vila2_ray.errors import CheckpointError
+from vila2_ray.train.pixels import PixelMaker
 from vila2_ray.train.source import ImageKey, Tokens
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ItemTokenizer:
             self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._tokenizer.eos_token_id
         )
         self._expansion, self.blank = self._probe()
+        self._make_pixels = PixelMaker(self._processor.image_processor)
         special = sorted({*self._tokenizer.all_special_tokens, self.image_token}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)), re.IGNORECASE)
         self._prompt = lru_cache(maxsize=1024)(self._render_prompt)
@@ -72,7 +74,7 @@ class ItemTokenizer:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """[3, H, W] float32 of an RGB image, as the engines' processor makes it."""
-        return self._processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0].clone()
+        return self._make_pixels(image)
 
     def _segments(self, item: Item, has_image: bool) -> list[tuple[str, bool, bool]]:
         """(text, supervised, adds special tokens) of an item, in order; together they are the rendered conversation."""
