@@ -392,6 +392,8 @@ class TrainConfig:
     feature_cache_bytes: int = operational(2_000_000_000)
     """Memory per rank for outputs of a frozen vision tower, which repeat from epoch to epoch."""
     max_failures: int = operational(2)
+    check_with_vllm: bool = operational(False)
+    """Before a stage is finished, its folder is also served by vLLM, where that runs, and must answer as trained."""
 
     def stage(self, name: str) -> StageConfig:
         if name not in get_args(TrainingStage):
