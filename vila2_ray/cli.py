@@ -169,6 +169,22 @@ def recaption(
     recaption_here(AloneJob(checkpoint, corpus, to, config.recaption, *given), config, sample, yes)
 
 
+@app.command()
+def base(
+    to: Annotated[str, typer.Option(help="Folder to write: what base.checkpoint then names.")],
+    vision: Annotated[str, typer.Option(help="Folder of a SigLIP, whole or its tower.")] = "",
+    language: Annotated[str, typer.Option(help="Folder of a language model: Llama, Mistral, Qwen2, Qwen3 …")] = "",
+    vila: Annotated[str, typer.Option(help="Or the folder of a published VILA-1.5 (llm/, vision_tower/ …).")] = "",
+    downsample: Annotated[int, typer.Option(min=1, help="Patches along a side that become one image token.")] = 2,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16, float32. auto: the language model's own.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the new connector's weights.")] = 0,
+) -> None:
+    """Make base weights: a tower and a language model with a new connector between them, as one `vila` folder."""
+    from vila2_ray.cli_base import write_base_here
+
+    write_base_here(vision, language, vila, to, downsample, dtype, seed)
+
+
 @app.command(name="hash")
 def hash_corpus(
     corpus: Annotated[str, typer.Argument(help="Shards or a folder of pictures: a folder, glob or file.")],

@@ -423,6 +423,8 @@ class TrainConfig:
     two are told where to by their own environment variables."""
     tracking_project: str = operational("vila2")
     """MLflow's experiment, W&B's project."""
+    check_with_vllm: bool = operational(False)
+    """Before a stage is finished, its folder is also served by vLLM, where that runs, and must answer as trained."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "num_workers", "cpus_per_worker", "shuffle_window", "keep_checkpoints")

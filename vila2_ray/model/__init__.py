@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vila2_ray.model.building import build_vila
     from vila2_ray.model.configuration import VilaConfig
     from vila2_ray.model.families import Part, part_of
-    from vila2_ray.model.loading import build_vila, checkpoint_digest, load_model, load_processor
+    from vila2_ray.model.loading import checkpoint_digest, load_model, load_processor
     from vila2_ray.model.modeling import VilaForConditionalGeneration, VilaModel
     from vila2_ray.model.processor import build_processor
     from vila2_ray.model.registration import register
@@ -20,7 +21,7 @@ _HOME = {
     "VilaConfig": "configuration",
     "Part": "families",
     "part_of": "families",
-    "build_vila": "loading",
+    "build_vila": "building",
     "checkpoint_digest": "loading",
     "load_model": "loading",
     "load_processor": "loading",

@@ -29,6 +29,7 @@ _QWEN2_VL: dict[str, Part] = {
     "model.language_model.": "language",
     "lm_head.": "language",
 }
+_QWEN3_VL: dict[str, Part] = {**_QWEN2_VL, "model.visual.deepstack_merger_list.": "connector"}
 FAMILIES: dict[str, dict[str, Part]] = {
     "vila": _LLAVA,
     "llava": _LLAVA,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, dict[str, Part]] = {
     "idefics3": _IDEFICS3,
     "qwen2_vl": _QWEN2_VL,
     "qwen2_5_vl": _QWEN2_VL,
+    "qwen3_vl": _QWEN3_VL,
 }
 
 

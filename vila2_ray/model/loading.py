@@ -13,9 +13,7 @@ from vila2_ray.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-
-    from vila2_ray.model.modeling import VilaForConditionalGeneration
+    from transformers import PreTrainedModel, ProcessorMixin
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -96,80 +94,3 @@ def checkpoint_digest(folder: str | Path) -> str:
                 while block := stream.read(1 << 22):
                     digest.update(block)
     return digest.hexdigest()
-
-
-def build_vila(
-    vision: str | Path | PreTrainedConfig,
-    language: str | Path | PreTrainedConfig,
-    *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    downsample_factor: int = 2,
-    vision_feature_layer: int = -2,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-) -> tuple[VilaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """A `vila` model from a tower and a language model, each a local folder or a configuration, with a new connector.
-
-    A folder gives weights, a configuration random ones. The tower's folder may be a whole SigLIP. `tokenizer` defaults
-    to the language model's; `<image>` is added to it, and a row to the embedding, where it is missing.
-    Returns the model (in `dtype`, float32 by default) and the tokenizer. The seed fixes everything that is random.
-    """
-    import torch
-
-    from vila2_ray.model.configuration import VilaConfig
-    from vila2_ray.model.modeling import VilaForConditionalGeneration
-    from vila2_ray.model.processor import IMAGE_TOKEN
-
-    vision_config, language_config = _read_config(vision, "vision_config"), _read_config(language, "text_config")
-    if tokenizer is None:
-        tokenizer = _load_tokenizer(language)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
-    config = VilaConfig(
-        vision_config=vision_config,
-        text_config=language_config,
-        downsample_factor=downsample_factor,
-        vision_feature_layer=vision_feature_layer,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = VilaForConditionalGeneration(config)
-        if not _is_config(vision):
-            tower = type(model.model.vision_tower)
-            weights = tower.from_pretrained(vision, config=vision_config, **_LOCAL).state_dict()
-            model.model.vision_tower.load_state_dict(weights)
-        if not _is_config(language):
-            from transformers import AutoModelForCausalLM
-
-            causal = AutoModelForCausalLM.from_pretrained(language, **_LOCAL)
-            model.model.language_model.load_state_dict(causal.model.state_dict())
-            model.lm_head.load_state_dict(causal.lm_head.state_dict())
-        if len(tokenizer) > config.text_config.vocab_size:
-            model.resize_token_embeddings(len(tokenizer))
-    return model.to(dtype or torch.float32), tokenizer
-
-
-_LOCAL = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "dtype": "float32"}
-
-
-def _is_config(source: object) -> bool:
-    return not isinstance(source, (str, Path))
-
-
-def _read_config(source: str | Path | PreTrainedConfig, part: str) -> PreTrainedConfig:
-    """The configuration itself, or that of a folder; of a whole multimodal folder, its `part`."""
-    if _is_config(source):
-        return source
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(check_checkpoint(source), local_files_only=True, trust_remote_code=False)
-    return getattr(config, part, config)
-
-
-def _load_tokenizer(language: str | Path | PreTrainedConfig) -> PreTrainedTokenizerBase:
-    if _is_config(language):
-        raise CheckpointError("language", "is a configuration, so it brings no tokenizer", "Pass tokenizer=")
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(language, local_files_only=True, trust_remote_code=False)

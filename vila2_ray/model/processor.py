@@ -12,13 +12,16 @@ IMAGE_TOKEN = "<image>"
 
 
 def build_processor(
-    config: VilaConfig, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+    config: VilaConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | None = None,
+    normalization: dict[str, list[float]] | None = None,
 ) -> LlavaProcessor:
     """A `LlavaProcessor` that writes as many `<image>` placeholders as the connector gives tokens.
 
     LlavaProcessor counts (image // patch)² + additional. With `patch_size` × factor as its patch this is right for
     grids that the factor divides; for the others `num_additional_image_tokens` adds the padded row and column.
-    `chat_template` defaults to the tokenizer's own.
+    `chat_template` defaults to the tokenizer's own, `normalization` (image_mean and image_std, by channel) to SigLIP's.
     Raises ValueError when the tokenizer has no `<image>` token of its own.
     """
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != config.image_token_index:
@@ -28,8 +31,7 @@ def build_processor(
     image_processor = SiglipImageProcessorPil(
         size={"height": side, "width": side},
         crop_size={"height": side, "width": side},  # no crop is done; LlavaProcessor reads it to count tokens
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
+        **{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], **(normalization or {})},
     )
     return LlavaProcessor(
         image_processor=image_processor,

@@ -9,7 +9,7 @@ def write_vila(folder: Path) -> Path:
     """Weights are so large that answers differ from image to image."""
     from transformers import LlamaConfig, SiglipVisionConfig
 
-    from vila2_ray.model.loading import build_vila
+    from vila2_ray.model.building import build_vila
     from vila2_ray.model.processor import build_processor
     from vila2_ray.recipes.tiny.tokenizer import build
 
