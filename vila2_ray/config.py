@@ -19,6 +19,7 @@ PickRule = Literal["none", "mean_logprob", "min_logprob", "agreement", "scorer"]
 EngineName = Literal["auto", "vllm", "transformers", "fake"]
 Part = Literal["vision", "connector", "language"]
 TrainingStage = Literal["align", "pretrain", "sft"]
+SourceKind = Literal["pairs", "documents", "text", "chat"]
 
 
 def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:

@@ -102,6 +102,7 @@ PACK = pa.schema(
         pa.field("item", pa.int16(), nullable=False),  # which training item of the sample (fusion can make several)
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("num_supervised", pa.int32(), nullable=False),
+        pa.field("num_images", pa.int16(), nullable=False),
     ]
 )
 """The pack plan: which samples make which training sequence."""

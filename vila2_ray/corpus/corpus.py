@@ -29,7 +29,7 @@ from vila2_ray.corpus.shards import ShardRef, find_shards
 from vila2_ray.errors import CorpusError, Reason, SampleError
 from vila2_ray.storage import Store
 
-_CACHED_INDEXES = 8
+_CACHED_INDEXES = 64
 
 
 class Corpus:
@@ -137,6 +137,15 @@ class Corpus:
         if sample.image is None:
             raise SampleError(Reason.NO_IMAGE, "no image bytes were read")
         return decode_image(sample.image, self.max_pixels)
+
+    def decode_numbered(self, sample: Sample, number: int) -> Image.Image:
+        """The RGB image of that number; a sample without numbered ones has its image alone. Raises SampleError."""
+        if not sample.pictures:
+            return self.decode(sample)
+        data = sample.pictures.get(number)
+        if data is None:
+            raise SampleError(Reason.NO_IMAGE, f"image {number} is not there")
+        return decode_image(data, self.max_pixels)
 
     def digest(self) -> str:
         """SHA-256 over names, sizes and indexes of all shards: changes when one is added, removed or altered."""

@@ -14,6 +14,7 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.model.loading import checkpoint_digest
+from vila2_ray.schema import PACK
 from vila2_ray.storage import Store
 
 
@@ -54,7 +55,13 @@ class TrainingJob:
     def plan_key(self) -> str:
         """Names the plan that this job needs: a plan in `packs` under another name is made anew."""
         config = self.config
-        text: list[Any] = [self.stage, config.seed, config.train.shuffle_window, semantic_fields(self.settings, "")]
+        text: list[Any] = [
+            PACK.names,
+            self.stage,
+            config.seed,
+            config.train.shuffle_window,
+            semantic_fields(self.settings, ""),
+        ]
         text += [semantic_fields(config.fuse, ""), config.filters.cut_at_repeated_sentence, config.recaption.prompts]
         text += [[ref.uri for ref in self.corpus.shards]]
         text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in self.layers]

@@ -13,6 +13,7 @@ from typing import cast
 import pyarrow as pa
 import torch
 
+from vila2_ray.config import SourceKind
 from vila2_ray.model.loading import check_checkpoint, load_model, load_processor
 from vila2_ray.progress import Progress
 from vila2_ray.train.checkpoint import StepStore, export_folder
@@ -30,9 +31,10 @@ _PLAN, _FINISHED = "plan.parquet", "finished.json"
 def open_source(job: TrainingJob) -> CorpusSource:
     """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`)."""
     tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
-    items = StageItems(job.corpus, job.layers, job.config, job.stage)
+    kind: SourceKind = "chat" if job.stage == "sft" else "pairs"
+    items = StageItems(job.corpus, job.layers, job.config, job.stage, kind, job.screening)
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
-    return CorpusSource(items, tokenizer, room, job.screening)
+    return CorpusSource([items], tokenizer, room)
 
 
 def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:

@@ -19,7 +19,7 @@ def lengths(num: int, seed: int = 0, shard_size: int = 50) -> pa.Table:
     number = np.arange(num)
     columns = [
         ["pretrain"] * num, [f"{n // shard_size:05d}" for n in number], number % shard_size, [0] * num,
-        rng.integers(4, 60, num), rng.integers(1, 4, num),
+        rng.integers(4, 60, num), rng.integers(1, 4, num), [1] * num,
     ]  # fmt: skip
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, LENGTHS, strict=True)], schema=LENGTHS)
 
