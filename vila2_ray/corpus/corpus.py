@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from vila2_ray.config import ColumnsConfig
+from vila2_ray.config import ColumnsConfig, SourceKind
 from vila2_ray.corpus.catalogue import ShardFacts
 from vila2_ray.corpus.images import decode_image
 from vila2_ray.corpus.index import (
@@ -56,9 +56,11 @@ class Corpus:
         index_store: Store,
         columns: ColumnsConfig | None = None,
         max_pixels: int = 64_000_000,
+        holds: SourceKind = "pairs",
+        images: str = "",
     ) -> Corpus:
         """The shards that `uri_or_glob` names. Raises CorpusError when there are none."""
-        return cls(find_shards(uri_or_glob, source), index_store, columns or ColumnsConfig(), max_pixels)
+        return cls(find_shards(uri_or_glob, source, holds, images), index_store, columns or ColumnsConfig(), max_pixels)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("shards", "index_store", "columns", "max_pixels", "_facts")

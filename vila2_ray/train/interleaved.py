@@ -127,16 +127,18 @@ def _obelics(sample: Sample) -> list[str | int]:
     texts, images = sample.extra.get("texts"), sample.extra.get("images")
     if not isinstance(texts, list):
         return []
-    if not isinstance(images, list):  # the pictures are told by where they lie, not by a list of their sources
-        images = [text is None for text in texts] if None in texts else [True] * len(texts)
-    places = [place for place, image in enumerate(images) if image not in (None, False)]
     available = _images(sample)
+    if isinstance(images, list):
+        places = [place for place, image in enumerate(images) if image is not None]
+    else:  # of images that are not told of beside the texts, the gaps between the texts tell
+        places = [place for place, text in enumerate(texts) if text is None]
+        places = places if len(places) == len(available) else list(range(len(texts)))
     if available == tuple(range(len(places))):  # all there, and numbered without the gaps
         number_at = dict(zip(places, available, strict=True))
     else:
         number_at = {place: place for place in places if place in available}
     pieces: list[str | int] = []
-    for place in range(max(len(texts), len(images))):
+    for place in range(max([len(texts), *(at + 1 for at in number_at)])):
         pieces += [number_at[place]] if place in number_at else []
         text = texts[place] if place < len(texts) else None
         pieces += [_clean(text)] if isinstance(text, str) and has_content(text) else []
