@@ -20,6 +20,11 @@ EngineName = Literal["auto", "vllm", "transformers", "fake"]
 Part = Literal["vision", "connector", "language"]
 TrainingStage = Literal["align", "pretrain", "sft"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+SourceKind = Literal["pairs", "documents", "text", "chat"]
+
+
+_OWN: dict[str, SourceKind] = {"pretrain": "pairs", "sft": "chat"}
+"""The sources that have a field of their own, and their kinds."""
 
 
 def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
@@ -56,6 +61,32 @@ class ColumnsConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One source of training data. Those named pretrain and sft are corpus.pretrain and corpus.sft."""
+
+    uri: str = operational("")
+    """Shards, as above; also JSON Lines, or JSON lists as LLaVA's. Empty for the sources pretrain and sft."""
+    images: str = operational("")
+    """Folder that image paths in JSON are relative to. Empty: where the JSON lies."""
+    kind: SourceKind = "pairs"
+    """`pairs`: image and alt text. `documents`: images and texts as they alternate. `text`: text alone. `chat`:
+    conversations. Only corpus.pretrain is recaptioned."""
+    stages: tuple[TrainingStage, ...] = ()
+    """Training stages that it is part of. Empty: sft for chat, pretrain for all else (align as well for the source
+    pretrain)."""
+    weight: float = 1.0
+    """Share of its samples that an epoch takes, drawn anew for each by a hash."""
+    repeat: int = 1
+    """How many times an epoch takes each of them."""
+
+    def __post_init__(self) -> None:
+        _positive("corpus.sources.<name>", self, "weight", "repeat")
+        _share("corpus.sources.<name>", self, "weight")
+        if not set(self.stages) <= set(get_args(TrainingStage)):
+            raise ConfigError("corpus.sources.<name>.stages", self.stages, "name some of align, pretrain, sft")
+
+
+@dataclass(frozen=True)
 class CorpusConfig:
     """Where shards lie. Each is a folder, a glob or a single file, local or any pyarrow.fs URI.
 
@@ -68,12 +99,44 @@ class CorpusConfig:
     """Conversation shards (LLaVA-style `conversations` in `<key>.json`)."""
     heldout: str = operational("")
     """Scored after every round, never trained on. Empty: scores fall back to what needs no held-out set."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict, metadata={"nodes": True})
+    """Further sources of training data by name, mixed with the above; or how much of the above is used."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     max_pixels: int = 64_000_000
     """An image whose header promises more is refused before decoding."""
 
     def __post_init__(self) -> None:
         _positive("corpus", self, "max_pixels")
+        for name, source in self.sources.items():
+            where = f"corpus.sources.{name}"
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "heldout":
+                raise ConfigError(where, name, "a name has small letters, digits, - and _, and is not heldout")
+            if name in _OWN and (source.uri or source.kind != _OWN[name]):
+                raise ConfigError(f"{where}.uri", source.uri, f"say corpus.{name}=…; its kind is {_OWN[name]}")
+            if name not in _OWN and not source.uri:
+                raise ConfigError(f"{where}.uri", source.uri, "name a folder, glob or file of shards")
+        for stage in get_args(TrainingStage):
+            for name in self.sources_of(stage):
+                if stage not in self.source(name).stages:
+                    stages = self.source(name).stages
+                    raise ConfigError(f"corpus.sources.{name}.stages", stages, f"leaves {stage} without a source")
+
+    def uri(self, name: str) -> str:
+        """Where a source (or the held-out corpus) lies; "" where it is not set."""
+        return getattr(self, name) if name in (*_OWN, "heldout") else self.sources[name].uri
+
+    def source(self, name: str) -> SourceConfig:
+        """A source with its stages filled in; pretrain and sft are there without being told of in `sources`."""
+        found = self.sources.get(name) or SourceConfig(kind=_OWN[name])
+        default: tuple[TrainingStage, ...] = ("sft",) if found.kind == "chat" else ("pretrain",)
+        default = ("align", "pretrain") if name == "pretrain" else default
+        return dataclasses.replace(found, stages=found.stages or default)
+
+    def sources_of(self, stage: TrainingStage) -> tuple[str, ...]:
+        """Names of the sources that a training stage mixes, its own first; that one at least, even if it is not set."""
+        own = "sft" if stage == "sft" else "pretrain"
+        names = [own, *sorted({*_OWN, *self.sources} - {own})]
+        return tuple(name for name in names if self.uri(name) and stage in self.source(name).stages) or (own,)
 
 
 @dataclass(frozen=True)
@@ -359,6 +422,7 @@ class StageConfig:
     max_length: int = 4096
     """Tokens of a sequence, image tokens included."""
     max_samples_per_sequence: int = 1
+    """1: none are packed. 0: as many as max_length holds; attention stays within each."""
     micro_batch_size: int = operational(32)
     """Sequences per forward pass of one rank; gradients accumulate up to batch_size."""
     max_steps: int = 0
@@ -366,7 +430,9 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         _positive("train.<stage>", self, "num_epochs", "batch_size", "peak_lr", "max_length", "micro_batch_size")
-        _positive("train.<stage>", self, "max_samples_per_sequence", "max_grad_norm")
+        _positive("train.<stage>", self, "max_grad_norm")
+        if self.max_samples_per_sequence < 0:
+            raise ConfigError("train.<stage>.max_samples_per_sequence", self.max_samples_per_sequence, "0 is no limit")
         _share("train.<stage>", self, "warmup_share", "min_lr_share")
         if not self.trained or not set(self.trained) <= set(get_args(Part)):
             raise ConfigError("train.<stage>.trained", self.trained, f"name some of {', '.join(get_args(Part))}")
@@ -551,7 +617,10 @@ def semantic_fields(node: Any, prefix: str) -> dict[str, Any]:
         if spec.metadata.get("operational"):
             continue
         value, name = getattr(node, spec.name), f"{prefix}.{spec.name}" if prefix else spec.name
-        if dataclasses.is_dataclass(value):
+        if spec.metadata.get("nodes"):
+            for key, below in value.items():
+                flat.update(semantic_fields(below, f"{name}.{key}"))
+        elif dataclasses.is_dataclass(value):
             flat.update(semantic_fields(value, name))
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value

@@ -44,6 +44,16 @@ INDEX = pa.schema(
     ]
 )
 
+INDEX_WITH_PICTURES = pa.schema(
+    [
+        *INDEX,
+        pa.field("picture_numbers", pa.list_(pa.int16())),  # ascending; null where the sample has none
+        pa.field("picture_offsets", pa.list_(pa.int64())),  # as image_offset, one for each number; tars only
+        pa.field("picture_bytes", pa.list_(pa.int64())),
+    ]
+)
+"""The index of a shard that holds documents or conversations about several images: those are numbered."""
+
 CAPTION = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -102,6 +112,7 @@ PACK = pa.schema(
         pa.field("item", pa.int16(), nullable=False),  # which training item of the sample (fusion can make several)
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("num_supervised", pa.int32(), nullable=False),
+        pa.field("num_images", pa.int16(), nullable=False),
     ]
 )
 """The pack plan: which samples make which training sequence."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vila2_ray.config import Config
+from vila2_ray.config import Config, SourceConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.corpus.screening import ImageVerdicts, Takedowns
@@ -25,10 +25,12 @@ class Layout:
 
     def corpus(self, source: str, config: Config) -> Corpus:
         """One of the campaign's corpora. Raises ConfigError where its path is not set."""
-        uri = getattr(config.corpus, source)
+        uri = config.corpus.uri(source)
         if not uri:
             raise ConfigError(f"corpus.{source}", uri, "name a folder or glob of shards")
-        return Corpus.open(uri, source, self.index, config.corpus.columns, config.corpus.max_pixels)
+        told = SourceConfig() if source == "heldout" else config.corpus.source(source)
+        columns, max_pixels = config.corpus.columns, config.corpus.max_pixels
+        return Corpus.open(uri, source, self.index, columns, max_pixels, told.kind, told.images)
 
     def layer(self, layer: str, fingerprint: str) -> Layer:
         return Layer(self.store.sub("captions", layer, fingerprint[:8]))

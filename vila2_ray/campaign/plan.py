@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from vila2_ray.config import Config, semantic_fields
+from vila2_ray.config import Config, TrainingStage, semantic_fields
 from vila2_ray.errors import ConfigError
 
 LAST_STAGES = ("promote", "report", "export")
@@ -48,6 +48,7 @@ class Stage:
 _ENGINE = ("recaption.quantization", "recaption.processor")
 _PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
 _ALT_TEXT = ("fuse.prompted", "fuse.brief_prompt_id", "recaption.prompts", "train.shuffle_window", "seed")
+_CORPUS = ("corpus.columns", "corpus.max_pixels")
 _SFT = ("train.sft", "train.shuffle_window", "seed")
 _EVALUATE = ("evaluate", *_ENGINE, "recaption.prompts")
 _FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
@@ -59,19 +60,24 @@ def stages(config: Config) -> list[Stage]:
     Alignment reads alt text only, so it is the same work in every round and done once; each round then starts again
     from the same base weights and the aligned connector.
     """
+    of: dict[str, tuple[str, ...]] = {name: config.corpus.sources_of(name) for name in get_args(TrainingStage)}
+    mixed = {stage: tuple(f"corpus.sources.{name}" for name in names) for stage, names in of.items()}
+    more = sorted(set(config.corpus.sources) - {"pretrain", "sft"})
     plan = [
-        Stage("index", "index", corpora=("pretrain", "sft", "heldout"), fields=("corpus",)),
-        Stage("align", "align", None, ("index",), ("pretrain",), True, fields=("train.align", *_ALT_TEXT)),
+        Stage("index", "index", corpora=("pretrain", "sft", "heldout", *more), fields=_CORPUS),
+        Stage(
+            "align", "align", None, ("index",), of["align"], True, fields=("train.align", *_ALT_TEXT, *mixed["align"])
+        ),
     ]
     for k in range(config.rounds.max + 1):
         layer: tuple[str, ...] = ()
-        text: tuple[str, ...] = _ALT_TEXT
+        text: tuple[str, ...] = ("train.pretrain", *mixed["pretrain"], *_ALT_TEXT)
         if k:
             plan += _captioning(config, f"{k}", k, k - 1)
-            layer, text = (captions_of(config, f"round-{k}"), f"filter-{k}"), _FUSED
+            layer, text = (captions_of(config, f"round-{k}"), f"filter-{k}"), (*text, *_FUSED)
         plan += [
-            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), ("pretrain",), fields=("train.pretrain", *text)),
-            Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), ("sft",), fields=_SFT),
+            Stage(f"pretrain-{k}", "pretrain", k, ("align", *layer), of["pretrain"], fields=text),
+            Stage(f"sft-{k}", "sft", k, (f"pretrain-{k}",), of["sft"], fields=(*_SFT, *mixed["sft"])),
             Stage(f"evaluate-{k}", "evaluate", k, (f"sft-{k}",), ("heldout",), fields=_EVALUATE),
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
@@ -87,9 +93,10 @@ def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:
     """
     if not config.screen.is_on:
         return plan
-    readers = ("align", "pretrain", "recaption", *(("sft",) if config.screen.finds_heldout else ()))
+    compared = config.screen.finds_heldout or "pretrain" in config.corpus.sources_of("sft")
+    readers = ("align", "pretrain", "recaption", *(("sft",) if compared else ()))
     corpora = ("heldout",) if config.screen.heldout else ()
-    screen = Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", "corpus"))
+    screen = Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", *_CORPUS))
     later = [replace(s, inputs=(*s.inputs, screen.name)) if s.kind in readers else s for s in plan[1:]]
     return [plan[0], screen, *later]
 

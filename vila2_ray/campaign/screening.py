@@ -17,8 +17,9 @@ from vila2_ray.storage import Store
 
 
 def screened_sources(config: Config) -> tuple[str, ...]:
-    """Corpora that are screened: SFT only for what is held out, for every conversation there is wanted."""
-    return ("pretrain", "sft") if config.screen.finds_heldout and config.corpus.sft else ("pretrain",)
+    """Corpora that are screened: all but pretrain only for what is held out, for all there is of them is wanted."""
+    others = sorted({"sft", *config.corpus.sources} - {"pretrain"}) if config.screen.finds_heldout else []
+    return ("pretrain", *(source for source in others if config.corpus.uri(source)))
 
 
 def screen(

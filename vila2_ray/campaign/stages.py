@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout, base_folder
@@ -27,6 +27,9 @@ from vila2_ray.errors import StageFailed
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store, is_remote
+
+if TYPE_CHECKING:
+    from vila2_ray.train.job import TrainingSource
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -87,6 +90,16 @@ class Run:
         """What is left out of a corpus as of now; None where nothing can be."""
         return open_screening(self.layout, self.config, self.markers, self.corpus(source))
 
+    def training_source(self, name: str, layers: list[tuple[Layer, Verdicts | None]]) -> TrainingSource:
+        """A source as a stage trains on it; `layers` are of corpus.pretrain."""
+        from vila2_ray.train.job import TrainingSource
+        from vila2_ray.train.packplan import Share
+
+        told = self.config.corpus.source(name)
+        share = Share(told.weight, told.repeat)
+        own = layers if name == "pretrain" else []
+        return TrainingSource(self.corpus(name), told.kind, share, own, self.screening(name))
+
     def scorer_digest(self) -> str:
         from vila2_ray.model.loading import checkpoint_digest
 
@@ -145,7 +158,7 @@ def _index(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
     started, digest, counts = time.monotonic(), hashlib.sha256(), {}
     for source in stage.corpora:
-        if not getattr(run.config.corpus, source):
+        if not run.config.corpus.uri(source):
             continue
         corpus = run.corpus(source)
         summary = build_index(corpus.shards, corpus.columns, corpus.index_store, run.progress, ray_map)
@@ -179,17 +192,21 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     else:
         init = run.layout.checkpoint(model, "pretrain")
     layers = run.layers(stage.round) if name == "pretrain" and stage.round else []
+    sources = [run.training_source(source, layers) for source in stage.corpora]
     job = TrainingJob(
         model_name=model,
         stage=cast(TrainingStage, name),
         init_folder=init,
-        corpus=run.corpus("sft" if name == "sft" else "pretrain"),
-        layers=layers,
+        corpus=sources[0].corpus,
+        layers=sources[0].layers,
         config=run.config,
         packs=run.layout.packs(model, name, fingerprint),
         state=run.layout.training(model, name, fingerprint),
         out=run.layout.checkpoint(model, name),
-        screening=run.screening("sft" if name == "sft" else "pretrain"),
+        screening=sources[0].screening,
+        kind=sources[0].kind,
+        share=sources[0].share,
+        mixture=tuple(sources[1:]),
     )
     summary = run_training(job, run.progress)
     return Done(summary.digest, asdict(summary), summary.seconds)

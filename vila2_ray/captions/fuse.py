@@ -23,17 +23,22 @@ from vila2_ray.captions.words import ends_sentence, has_content, sentences, word
 from vila2_ray.config import Rule
 from vila2_ray.errors import ConfigError
 
+IMAGE_PLACE = "\ufffc"
+"""Where an image stands in a turn's text, as Unicode writes it: the object replacement character."""
+
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation about an image. Assistant turns are trained on, user turns are not."""
+    """One turn of a conversation about images. Assistant turns are trained on, user turns are not."""
 
     role: Literal["user", "assistant"]
     text: str
 
 
 Item = tuple[Turn, ...]
-"""What follows the image in one training item. Plain text is a single assistant turn, with no question before it."""
+"""What one training item says. Plain text is a single assistant turn, with no question before it. Images stand where an
+IMAGE_PLACE is; without one, before everything.
+"""
 
 
 def fuse(

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from vila2_ray.config import ColumnsConfig
+from vila2_ray.config import ColumnsConfig, SourceKind
 from vila2_ray.corpus.catalogue import ShardFacts
 from vila2_ray.corpus.images import decode_image
 from vila2_ray.corpus.index import (
@@ -29,7 +29,7 @@ from vila2_ray.corpus.shards import ShardRef, find_shards
 from vila2_ray.errors import CorpusError, Reason, SampleError
 from vila2_ray.storage import Store
 
-_CACHED_INDEXES = 8
+_CACHED_INDEXES = 64
 
 
 class Corpus:
@@ -56,9 +56,11 @@ class Corpus:
         index_store: Store,
         columns: ColumnsConfig | None = None,
         max_pixels: int = 64_000_000,
+        holds: SourceKind = "pairs",
+        images: str = "",
     ) -> Corpus:
         """The shards that `uri_or_glob` names. Raises CorpusError when there are none."""
-        return cls(find_shards(uri_or_glob, source), index_store, columns or ColumnsConfig(), max_pixels)
+        return cls(find_shards(uri_or_glob, source, holds, images), index_store, columns or ColumnsConfig(), max_pixels)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("shards", "index_store", "columns", "max_pixels", "_facts")
@@ -137,6 +139,15 @@ class Corpus:
         if sample.image is None:
             raise SampleError(Reason.NO_IMAGE, "no image bytes were read")
         return decode_image(sample.image, self.max_pixels)
+
+    def decode_numbered(self, sample: Sample, number: int) -> Image.Image:
+        """The RGB image of that number; a sample without numbered ones has its image alone. Raises SampleError."""
+        if not sample.pictures:
+            return self.decode(sample)
+        data = sample.pictures.get(number)
+        if data is None:
+            raise SampleError(Reason.NO_IMAGE, f"image {number} is not there")
+        return decode_image(data, self.max_pixels)
 
     def digest(self) -> str:
         """SHA-256 over names, sizes and indexes of all shards: changes when one is added, removed or altered."""

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 
 from vila2_ray.config import ColumnsConfig
-from vila2_ray.corpus import folder, parquet, tar
+from vila2_ray.corpus import folder, jsonfiles, parquet, tar
 from vila2_ray.corpus.catalogue import Catalogue, ShardFacts
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.shardfiles import table_digest
@@ -24,10 +24,10 @@ from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store, split_uri
 
-_VERSION = "1"
+_VERSION = "2"
 _SHARDS_PER_CATALOGUE = 5000
 """Newly indexed ones after which the catalogue is written, so that a killed indexing finds them at once."""
-_READERS = {"tar": tar, "parquet": parquet, "folder": folder}
+_READERS = {"tar": tar, "parquet": parquet, "folder": folder, "json": jsonfiles}
 
 Run = Callable[[Callable[[ShardRef], dict[str, str]], Sequence[ShardRef]], Iterable[dict[str, str]]]
 """Applies a picklable function to shards, in any order, and gives what it returns as it comes."""
@@ -89,7 +89,7 @@ def build_index(
         found = pool.map(lambda ref: current_metadata(ref, columns, store), untold)
         done.update((ref, ShardFacts.of(told)) for ref, told in zip(untold, found, strict=True) if told)
     missing = {ref.shard: ref for ref in shards if ref not in done}
-    catalogue = Catalogue(store, source, _shared_identity(columns))
+    catalogue = Catalogue(store, source, _shared_identity(columns, shards[0]))
     progress.start("index", len(shards), "shards")
     progress.update(len(done))
     work = (run or map)(functools.partial(write_index, columns=columns, store=store), list(missing.values()))
@@ -109,7 +109,7 @@ def catalogued(shards: Sequence[ShardRef], columns: ColumnsConfig, store: Store)
     if not shards:
         return {}
     stamps = {ref: _stamp(ref) for ref in shards if ref.stamp or ref.kind == "folder"}
-    return Catalogue(store, shards[0].source, _shared_identity(columns)).read(stamps)
+    return Catalogue(store, shards[0].source, _shared_identity(columns, shards[0])).read(stamps)
 
 
 def write_index(ref: ShardRef, columns: ColumnsConfig, store: Store) -> dict[str, str]:
@@ -137,11 +137,12 @@ def current_metadata(ref: ShardRef, columns: ColumnsConfig, store: Store) -> dic
 
 def shard_identity(ref: ShardRef, columns: ColumnsConfig) -> dict[str, str]:
     """What an index depends on; the file's place and time as well, since tars are padded to sizes that soon repeat."""
-    return {**_shared_identity(columns), "uri": ref.uri, "stamp": _stamp(ref)}
+    return {**_shared_identity(columns, ref), "uri": ref.uri, "stamp": _stamp(ref)}
 
 
-def _shared_identity(columns: ColumnsConfig) -> dict[str, str]:
-    return {"index_version": _VERSION, "columns": json.dumps(asdict(columns), sort_keys=True)}
+def _shared_identity(columns: ColumnsConfig, ref: ShardRef) -> dict[str, str]:
+    """What all shards of the source of `ref` have in common."""
+    return {"index_version": _VERSION, "columns": json.dumps(asdict(columns), sort_keys=True), "holds": ref.holds}
 
 
 def _stamp(ref: ShardRef) -> str:

@@ -1,4 +1,7 @@
-"""Parquet shards: encoded images in a column (bytes, or a struct with `bytes` as the `datasets` library writes it)."""
+"""Parquet shards: encoded images in a column (bytes, or a struct with `bytes` as the `datasets` library writes it).
+
+Documents and conversations may have several in a list (`images`); they and text may have none.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vila2_ray.config import ColumnsConfig
 from vila2_ray.corpus.samples import Sample, as_alt_text, problem_of
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import CorpusError, Reason, SampleError, StorageError
-from vila2_ray.schema import INDEX
+from vila2_ray.schema import INDEX, INDEX_WITH_PICTURES
 from vila2_ray.storage import Store, split_uri
 
 _BATCH_ROWS = 64
@@ -33,6 +37,8 @@ def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
         image, alt_text, key = _columns(ref, file.schema_arrow, columns)
         wanted = [name for name in (alt_text, key) if name]
         numbers = range(file.metadata.num_rows)
+        shown = _shown(file, image) if ref.holds != "pairs" else {}
+        without = _without_image(file.schema_arrow)
         texts: list[Any] = [None] * len(numbers)
         keys: list[Any] = [None] * len(numbers)
         if wanted:
@@ -41,12 +47,45 @@ def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
             keys = _values(table[key]) if key else keys
     for number, text, told in zip(numbers, texts, keys, strict=True):
         name = as_alt_text(told) or f"{number:09}"
-        row = {"row": number, "key": name, "image_name": image, "alt_text_chars": len(as_alt_text(text))}
+        row: dict[str, Any] = {"row": number, "key": name, "image_name": image or None}
+        row["alt_text_chars"] = len(as_alt_text(text))
+        if ref.holds != "pairs" and shown.get(number) is not True:
+            row["problem"], row["problem_detail"] = without
+            row["picture_numbers"] = shown.get(number) or None
         if name in seen:
             row.update(problem=Reason.DUPLICATE_KEY.value, problem_detail=f"a sample before it has the key {name!r}")
         seen.add(name)
         rows.append(row)
-    return pa.Table.from_pylist(rows, INDEX)
+    has_numbered = any(row.get("picture_numbers") for row in rows)
+    return pa.Table.from_pylist(rows, INDEX_WITH_PICTURES if has_numbered else INDEX)
+
+
+def _shown(file: pq.ParquetFile, image: str) -> dict[int, bool | list[int]]:
+    """Row → True where the column holds an image, or the numbers of those that its list holds."""
+    shown: dict[int, bool | list[int]] = {}
+    start = 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[image]) if image else ():
+        column = batch.column(0)
+        if not _is_list(column.type):
+            shown |= {start + at: True for at, there in enumerate(_is_there(column)) if there}
+        else:
+            there = iter(_is_there(column.flatten()))
+            for at, length in enumerate(pc.list_value_length(column).to_pylist()):
+                shown[start + at] = [number for number in range(length or 0) if next(there)]
+        start += batch.num_rows
+    return shown
+
+
+def _is_there(column: pa.Array) -> list[bool]:
+    encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    return pc.is_valid(encoded).to_pylist()
+
+
+def _without_image(schema: pa.Schema) -> tuple[str, str]:
+    """Reason and detail for a row that has no picture of its own."""
+    if {"texts", "text_list"} & set(schema.names):
+        return Reason.DOCUMENT.value, "interleaves images and texts"
+    return Reason.NO_IMAGE.value, "has no picture of its own"
 
 
 def read_rows(
@@ -75,7 +114,12 @@ def read_rows(
             for number in (n for n in range(start, start + batch.num_rows) if n in entries):
                 values = {name: column[number - start] for name, column in data.items()}
                 told, text, _ = values.pop(image, None), values.pop(alt_text, None), values.pop(key, None)
-                yield _sample(ref, entries[number], _encoded(told) if images else None, text, values, images)
+                sample = _sample(ref, entries[number], _encoded(told) if images else None, text, values, images)
+                listed = told if isinstance(told, list) else []
+                sample.pictures = {
+                    n: _encoded(listed[n]) if images else None for n in entries[number].get("picture_numbers") or ()
+                }
+                yield sample
 
 
 @contextlib.contextmanager
@@ -97,14 +141,18 @@ def _opened(ref: ShardRef) -> Iterator[pq.ParquetFile | None]:
 
 
 def _columns(ref: ShardRef, schema: pa.Schema, columns: ColumnsConfig) -> tuple[str, str, str]:
-    """Names of the image, alt-text and key columns; the latter two "" where the file has none."""
+    """Names of the image, alt-text and key columns; "" where the file has none, which pairs must have of images."""
     default = ColumnsConfig()
     candidates = _IMAGE_COLUMNS if columns.image == default.image else (columns.image,)
-    image = next((name for name in candidates if name in schema.names), None)
+    if ref.holds != "pairs":
+        candidates = ("images", *candidates)
+    image = next((name for name in candidates if name in schema.names), "" if ref.holds != "pairs" else None)
     found = f"columns are {', '.join(schema.names)}"
     if image is None:
         raise CorpusError(ref.uri, f"no column of images; {found}", "Say which with corpus.columns.image=NAME")
-    if not _holds_bytes(schema.field(image).type):
+    if image and not _holds_bytes(
+        _element(schema.field(image).type) if ref.holds != "pairs" else schema.field(image).type
+    ):
         remedy = "Encoded images are expected: bytes, or a struct with a field named bytes"
         raise CorpusError(ref.uri, f"column {image!r} is {schema.field(image).type}", remedy)
     for option, name in (("alt_text", columns.alt_text), ("key", columns.key)):
@@ -112,6 +160,14 @@ def _columns(ref: ShardRef, schema: pa.Schema, columns: ColumnsConfig) -> tuple[
             raise CorpusError(ref.uri, f"no column {name!r}; {found}", f"Set corpus.columns.{option} to one of them")
     alt_text = columns.alt_text if columns.alt_text in schema.names else ""
     return image, alt_text, columns.key if columns.key in schema.names else ""
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _element(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if _is_list(kind) else kind
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -191,6 +247,6 @@ def _sample(
     ref: ShardRef, row: dict[str, Any], image: bytes | None, text: Any, extra: dict[str, Any], images: bool
 ) -> Sample:
     problem = problem_of(row)
-    if images and image is None:
+    if images and image is None and ref.holds == "pairs":
         problem = problem or SampleError(Reason.NO_IMAGE, f"column {row['image_name']!r} is null")
     return Sample(ref.source, ref.shard, row["row"], row["key"], image, as_alt_text(text), extra, None, problem)

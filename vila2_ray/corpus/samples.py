@@ -30,6 +30,8 @@ class Sample:
     truth: dict[str, Any] | None = None
     """What a composed scene holds; only for scoring."""
     problem: SampleError | None = None
+    pictures: dict[int, bytes | None] = field(default_factory=dict)
+    """Images of a document or of a conversation about several: number → encoded; None where not asked for."""
 
     @property
     def sample_id(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import posixpath
 import re
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vila2_ray import storage
+from vila2_ray.config import SourceKind
 from vila2_ray.errors import CorpusError
 from vila2_ray.globs import glob_all
 
-Kind = Literal["tar", "parquet", "folder"]
+Kind = Literal["tar", "parquet", "folder", "json"]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a picklable function to shards or groups of them, here or on a cluster, results in any order."""
 
@@ -36,14 +38,20 @@ class ShardRef:
     """Kind "folder" only: the pictures, relative to `uri`, and the .txt and .json files beside them."""
     stamp: str = field(default="", compare=False)
     """Bytes and time of the last change as the listing told them; empty for kind "folder"."""
+    holds: SourceKind = "pairs"
+    """What its samples are."""
+    images: str = ""
+    """Kind "json" only: the folder that image paths in it are relative to."""
 
 
-def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
+def find_shards(uri_or_glob: str, source: str, holds: SourceKind = "pairs", images: str = "") -> list[ShardRef]:
     """Shards below a folder, matching a glob (also `{00000..00023}`, `{a,b}`), or one file, in natural order of name.
 
     A shard's name is its file name without the ending; below the folder (or the glob's fixed part), the folders come
     before it, joined by `-`, so that adding shards later renames none. `NNNNN.parquet` beside `NNNNN.tar` is what
-    img2dataset writes about that tar, and no shard. Raises CorpusError when nothing is there, or nothing that is one.
+    img2dataset writes about that tar, and no shard. Where no pairs are wanted, JSON Lines files are shards as well, and
+    JSON files where they are all there is; image paths in them are relative to `images`, or to their own folder. Raises
+    CorpusError when nothing is there, or nothing that is one.
     """
     stamps = glob_all(_braces(uri_or_glob))
     files = [f for f in stamps if not posixpath.basename(f).startswith(".")]
@@ -53,11 +61,16 @@ def find_shards(uri_or_glob: str, source: str) -> list[ShardRef]:
         )
     root = _root(uri_or_glob)
     shards = [_shard(f, stamps[f], root, source) for f in _shard_files(files)]
+    if holds != "pairs":
+        folder = storage.absolute(images) if images else ""
+        shards += [_json_shard(f, stamps[f], root, source, folder) for f in _json_files(files)]
     if not shards:
         shards = _folders(files, root, source)
+    shards = [dataclasses.replace(ref, holds=holds) for ref in shards]
     if not shards:
         example = files[0] if files else uri_or_glob
-        remedy = "Give a folder, glob or file of WebDataset .tar shards, Parquet files or pictures"
+        kinds = "Parquet files or pictures" if holds == "pairs" else "Parquet or JSON Lines files"
+        remedy = f"Give a folder, glob or file of WebDataset .tar shards, {kinds}"
         raise CorpusError(example, "neither a .tar nor a .parquet shard nor a picture", remedy)
     shards.sort(key=lambda ref: _natural(ref.shard))
     for before, ref in itertools.pairwise(shards):
@@ -77,6 +90,16 @@ def _shard_files(files: list[str]) -> Iterable[str]:
     for file in files:
         if ending(file) == "tar" or (ending(file) == "parquet" and posixpath.splitext(file)[0] not in tars):
             yield file
+
+
+def _json_files(files: list[str]) -> list[str]:
+    only_json = all(ending(f) == "json" for f in files)  # else they belong to something
+    return [f for f in files if ending(f) == "jsonl" or only_json]
+
+
+def _json_shard(file: str, stamp: str, root: str, source: str, images: str) -> ShardRef:
+    name = posixpath.splitext(posixpath.relpath(file, root))[0].replace("/", "-")
+    return ShardRef(source, name, file, "json", stamp=stamp, images=images or posixpath.dirname(file))
 
 
 def _shard(file: str, stamp: str, root: str, source: str) -> ShardRef:

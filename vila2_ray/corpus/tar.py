@@ -1,5 +1,7 @@
 """WebDataset tar shards: `key.jpg|png|webp…`, `key.txt`, `key.json`, as img2dataset writes them.
 
+Images of a document or of a conversation about several are `key.0.jpg`, `key.1.jpg` … beside its `key.json`.
+
 The index is made by one walk through the headers and tells where in the tar everything lies; rows are then read by
 offset, neighbours in one request. A tar is never unpacked.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
@@ -27,7 +30,7 @@ from vila2_ray.corpus.samples import (
 )
 from vila2_ray.corpus.shards import IMAGE_ENDINGS, ShardRef
 from vila2_ray.errors import CorpusError, Reason
-from vila2_ray.schema import INDEX
+from vila2_ray.schema import INDEX, INDEX_WITH_PICTURES
 from vila2_ray.storage import Store, split_uri
 
 MAX_TEXT_BYTES = 1 << 20
@@ -38,6 +41,7 @@ _READ_AHEAD_BYTES = {True: 64 << 10, False: 1 << 20}
 _GAP_BYTES = 64 << 10
 """Bytes between two members that are read along rather than asked for in a request of their own."""
 _GROUP_BYTES = 16 << 20
+_NUMBERED = re.compile(r"(\d{1,4})\.(\w+)")
 _LIMITS = {"image": MAX_IMAGE_BYTES, "text": MAX_TEXT_BYTES, "json": MAX_JSON_BYTES, "truth": MAX_JSON_BYTES}
 
 
@@ -53,6 +57,8 @@ class _Entry:
     damage: str = ""
     is_document: bool = False
     """Its JSON interleaves images and texts, as MMC4 and OBELICS write them."""
+    pictures: dict[int, tarheaders.Member] = field(default_factory=dict)
+    """Number → image, where there is no single one."""
 
 
 def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
@@ -71,12 +77,14 @@ def index_shard(ref: ShardRef, columns: ColumnsConfig) -> pa.Table:
         except tarheaders.NotATarError:
             remedy = "Give WebDataset shards as plain .tar; unpack compressed ones, download broken ones again"
             raise CorpusError(ref.uri, "not a tar archive", remedy) from None
-    return pa.Table.from_pylist([_row(number, entry) for number, entry in enumerate(entries)], INDEX)
+    schema = INDEX_WITH_PICTURES if any(entry.pictures for entry in entries) else INDEX
+    return pa.Table.from_pylist([_row(number, entry) for number, entry in enumerate(entries)], schema)
 
 
 def _entries(file: BinaryIO, num_bytes: int, columns: ColumnsConfig) -> list[_Entry]:
     entries: list[_Entry] = []
     latest: dict[str, _Entry] = {}
+    numbered: dict[str, dict[int, tarheaders.Member]] = {}  # of keys that may turn out to be no sample's
 
     def entry_for(name: str) -> _Entry | None:
         """The sample that a member belongs to: a new one if the key is new, or its latest has such a member already."""
@@ -93,6 +101,7 @@ def _entries(file: BinaryIO, num_bytes: int, columns: ColumnsConfig) -> list[_En
     try:
         for member in tarheaders.walk(file, num_bytes):
             if (entry := entry_for(member.name)) is None:
+                _note_numbered(member, numbered)
                 continue
             slot = _slot(split_key(member.name)[1])
             readable = slot in ("text", "json") and member.size <= _LIMITS[slot]
@@ -102,7 +111,17 @@ def _entries(file: BinaryIO, num_bytes: int, columns: ColumnsConfig) -> list[_En
         hit = entry_for(damage.name) or (entries[-1] if entries else None)
         if hit:
             hit.damage = damage.problem
+    for entry in entries:
+        if "json" in entry.members and "image" not in entry.members and not entry.duplicate:
+            entry.pictures = dict(sorted(numbered.get(entry.key, {}).items()))
     return entries
+
+
+def _note_numbered(member: tarheaders.Member, numbered: dict[str, dict[int, tarheaders.Member]]) -> None:
+    key, ending = split_key(member.name)
+    found = _NUMBERED.fullmatch(ending)
+    if key and found and found[2] in IMAGE_ENDINGS and member.size <= MAX_IMAGE_BYTES:
+        numbered.setdefault(key, {}).setdefault(int(found[1]), member)
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -147,6 +166,10 @@ def _row(number: int, entry: _Entry) -> dict[str, Any]:
     for slot, member in entry.members.items():
         if member.size <= _LIMITS[slot]:
             row[f"{slot}_offset"], row[f"{slot}_bytes"] = member.offset, member.size
+    if entry.pictures:
+        row["picture_numbers"] = list(entry.pictures)
+        row["picture_offsets"] = [member.offset for member in entry.pictures.values()]
+        row["picture_bytes"] = [member.size for member in entry.pictures.values()]
     row["alt_text_chars"] = len(entry.alt_texts.get("text", entry.alt_texts.get("json", "")))
     row["problem"], row["problem_detail"] = reason and reason.value, detail
     return row
@@ -173,8 +196,12 @@ def read_rows(
 
 
 def _members(row: dict[str, Any], slots: list[str]) -> dict[str, tuple[int, int]]:
-    """Offset and bytes of what is to be read of a row."""
-    return {s: (row[f"{s}_offset"], row[f"{s}_bytes"]) for s in slots if row[f"{s}_offset"] is not None}
+    """Offset and bytes of what is to be read of a row; numbered images go by their number."""
+    members = {s: (row[f"{s}_offset"], row[f"{s}_bytes"]) for s in slots if row[f"{s}_offset"] is not None}
+    if "image" in slots and row.get("picture_numbers"):
+        where = zip(row["picture_offsets"], row["picture_bytes"], strict=True)
+        members |= dict(zip(map(str, row["picture_numbers"]), where, strict=True))
+    return members
 
 
 def _groups(rows: list[dict[str, Any]], slots: list[str]) -> Iterator[list[dict[str, Any]]]:
@@ -225,4 +252,5 @@ def _sample(ref: ShardRef, row: dict[str, Any], parts: dict[str, bytes], columns
         extra=extra,
         truth=decode_fields(truth) if truth is not None else None,
         problem=problem_of(row),
+        pictures={number: parts.get(str(number)) for number in row.get("picture_numbers") or ()},
     )

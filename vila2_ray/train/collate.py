@@ -1,8 +1,9 @@
-"""Sequences of items → one padded batch.
+"""Sequences of items → one batch, padded or flat.
 
 With one item per sequence nothing but the causal mask is needed: padding stands at the end, where no real token looks
 and where nothing is learned. Packed sequences restart their positions at every item, and a block-diagonal causal mask
-keeps items apart.
+keeps items apart. A flat batch is one row of all items after each other, without padding or mask: attention of variable
+length (flash attention in transformers) reads off the restarted positions where an item begins.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Batch:
     position_ids: torch.Tensor | None
     """[B, L] int64; None: 0…L−1 in every sequence."""
     attention_mask: torch.Tensor | None
-    """[B, 1, L, L] bool, True where a token may look; None: plain causal."""
+    """[B, 1, L, L] bool, True where a token may look; None: plain causal, within what `position_ids` tell apart."""
     predictors: torch.Tensor
     """[N] int64: flat positions (in B·L) whose hidden state predicts a supervised token."""
     targets: torch.Tensor
@@ -55,8 +56,14 @@ def collate(
     pad_token_id: int,
     image_token_id: int,
     masked: Collection[ImageKey] = (),
+    flat: bool = False,
 ) -> Batch:
-    """Make a batch. Items whose image is in `masked` keep their place and are not learned from."""
+    """Make a batch; `flat`: B = 1, without padding or mask.
+
+    Items with an image in `masked` keep their place and are not learned from.
+    """
+    if flat:
+        sequences = [[item for sequence in sequences for item in sequence]]
     lengths = [sum(len(item.input_ids) for item in sequence) for sequence in sequences]
     num_rows, length = len(sequences), max(lengths)
     ids = np.full((num_rows, length), pad_token_id, np.int64)
@@ -70,9 +77,8 @@ def collate(
         for number, item in enumerate(sequence):
             stop = at + len(item.input_ids)
             ids[row, at:stop] = item.input_ids
-            if item.image is not None:
-                images.append(item.image)
-            if item.image is None or item.image not in masked:
+            images += item.images
+            if not any(image in masked for image in item.images):
                 learned[row, at + 1 : stop] = item.supervised[1:]
             if packed:
                 positions[row, at:stop] = np.arange(stop - at)
@@ -83,7 +89,7 @@ def collate(
     return Batch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions) if packed else None,
-        attention_mask=_block_diagonal(torch.from_numpy(item_of)) if packed else None,
+        attention_mask=_block_diagonal(torch.from_numpy(item_of)) if packed and not flat else None,
         predictors=torch.from_numpy(targets_at - 1),
         targets=torch.from_numpy(flat_ids[targets_at]),
         image_positions=torch.from_numpy(np.flatnonzero(flat_ids == image_token_id)),

@@ -1,15 +1,14 @@
-"""The real source of training data: a corpus with its layers, tokenized by shard, images decoded when asked for."""
+"""The real source of training data: corpora with their layers, tokenized and decoded when asked for."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import SampleError
 from vila2_ray.train.items import StageItems
@@ -17,23 +16,20 @@ from vila2_ray.train.packplan import LENGTHS, ItemKey
 from vila2_ray.train.source import ImageKey, Tokens
 from vila2_ray.train.tokenize import ItemTokenizer
 
-_TOKEN_CACHE_ITEMS = 1_000_000
+_TOKEN_CACHE_BYTES = 500_000_000
+_OVERHEAD_BYTES = 600
+"""Of one item's tokens, as Python objects."""
 _BATCH = 2048
 
 
 class CorpusSource:
-    """A `Source` over one corpus. Tokens of recent shards and, up to `pixel_cache_bytes`, pixels are kept in memory."""
+    """A `Source` over the sources of a stage. What comes first stays in memory: tokens, pixels up to a limit."""
 
-    def __init__(
-        self,
-        items: StageItems,
-        tokenizer: ItemTokenizer,
-        pixel_cache_bytes: int = 0,
-        screening: Screening | None = None,
-    ) -> None:
-        self._items, self._tokenizer, self._screening = items, tokenizer, screening
-        self._shards: OrderedDict[str, dict[tuple[int, int], Tokens]] = OrderedDict()
-        self._num_cached = 0
+    def __init__(self, sources: Sequence[StageItems], tokenizer: ItemTokenizer, pixel_cache_bytes: int = 0) -> None:
+        self._sources = {items.corpus.source: items for items in sources}
+        self._tokenizer = tokenizer
+        self._tokens: dict[ItemKey, Tokens] = {}
+        self._token_room = _TOKEN_CACHE_BYTES
         self._pixels: dict[ImageKey, torch.Tensor] = {}
         self._pixel_room = pixel_cache_bytes
         self.num_truncated = 0
@@ -51,64 +47,71 @@ class CorpusSource:
 
     def lengths(self) -> Iterator[pa.Table]:
         """Schema LENGTHS, shard by shard: what a pack plan is made from."""
-        for ref in self._items.corpus.shards:
-            left_out = self._screening.flags(ref.source, ref.shard) if self._screening is not None else {}
-            tokens = {key: made for key, made in self._shard(ref).items() if key[0] not in left_out}
-            self.num_screened += len(self._shard(ref)) - len(tokens)
-            self.num_truncated += sum(1 for made in tokens.values() if made.num_truncated)
-            rows, items = zip(*tokens, strict=True) if tokens else ((), ())
-            columns = {
-                "source": [ref.source] * len(tokens),
-                "shard": [ref.shard] * len(tokens),
-                "row": rows,
-                "item": items,
-                "num_tokens": [len(made.input_ids) for made in tokens.values()],
-                "num_supervised": [int(np.count_nonzero(made.supervised)) for made in tokens.values()],
-            }
-            yield pa.table([pa.array(columns[f.name], f.type) for f in LENGTHS], schema=LENGTHS)
+        for items in self._sources.values():
+            for ref in items.corpus.shards:
+                left_out = items.screening.flags(ref.source, ref.shard) if items.screening is not None else {}
+                made = self._tokenized(items, ref)
+                self.num_screened += sum(1 for key in made if key.row in left_out)
+                kept = {key: tokens for key, tokens in made.items() if key.row not in left_out}
+                self.num_truncated += sum(1 for tokens in kept.values() if tokens.num_truncated)
+                yield _lengths(kept)
 
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
-        found: dict[ItemKey, Tokens] = {}
-        for shard in dict.fromkeys(key.shard for key in keys):  # one after the other: a shard may push another out
-            tokens = self._shard(self._items.corpus.shard(shard))
-            found.update((key, tokens[key.row, key.item]) for key in keys if key.shard == shard)
+        found = {key: self._tokens[key] for key in keys if key in self._tokens}
+        wanted: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        for key in keys:
+            if key not in found:
+                wanted[key.source, key.shard].add(key.row)
+        for (source, shard), rows in wanted.items():
+            items = self._sources[source]
+            found.update(self._tokenized(items, items.corpus.shard(shard), sorted(rows)))
         return [found[key] for key in keys]
 
     def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
         found: dict[ImageKey, torch.Tensor | None] = {key: self._pixels[key] for key in keys if key in self._pixels}
-        wanted: defaultdict[str, list[int]] = defaultdict(list)
+        wanted: defaultdict[tuple[str, str], defaultdict[int, list[ImageKey]]] = defaultdict(lambda: defaultdict(list))
         for key in keys:
             if key not in found:
-                wanted[key.shard].append(key.row)
-        for shard, rows in wanted.items():
-            for sample in self._items.corpus.read(shard, sorted(rows)):
-                key = ImageKey(sample.source, sample.shard, sample.row)
-                try:
-                    made = self._tokenizer.pixels(self._items.corpus.decode(sample))
-                except SampleError:
-                    found[key] = None  # keeps its slot; the loop masks its loss
-                    continue
-                found[key] = made
-                size = made.numel() * made.element_size()
-                if size <= self._pixel_room:
-                    self._pixels[key], self._pixel_room = made, self._pixel_room - size
+                wanted[key.source, key.shard][key.row].append(key)
+        for (source, shard), rows in wanted.items():
+            corpus = self._sources[source].corpus
+            for sample in corpus.read(shard, sorted(rows)):
+                for key in rows[sample.row]:
+                    try:
+                        made = self._tokenizer.pixels(corpus.decode_numbered(sample, key.number))
+                    except SampleError:
+                        found[key] = None  # keeps its slot; the loop masks its loss
+                        continue
+                    found[key] = made
+                    size = made.numel() * made.element_size()
+                    if size <= self._pixel_room:
+                        self._pixels[key], self._pixel_room = made, self._pixel_room - size
         return [found[key] for key in keys]
 
-    def _shard(self, ref: ShardRef) -> dict[tuple[int, int], Tokens]:
-        """(row, item) → tokens of every item of the shard."""
-        if ref.shard not in self._shards:
-            keys, items = [], []
-            for sample in self._items.of_shard(ref):
-                image = ImageKey(ref.source, ref.shard, sample.row) if sample.has_image else None
-                for number, item in enumerate(sample.items):
-                    keys.append((sample.row, number))
-                    items.append((item, image))
-            made: list[Tokens] = []
-            for at in range(0, len(items), _BATCH):
-                made += self._tokenizer(items[at : at + _BATCH])
-            self._shards[ref.shard] = dict(zip(keys, made, strict=True))
-            self._num_cached += len(made)
-            while self._num_cached > _TOKEN_CACHE_ITEMS and len(self._shards) > 1:
-                self._num_cached -= len(self._shards.popitem(last=False)[1])
-        self._shards.move_to_end(ref.shard)
-        return self._shards[ref.shard]
+    def _tokenized(self, items: StageItems, ref: ShardRef, rows: Sequence[int] | None = None) -> dict[ItemKey, Tokens]:
+        """Tokens of every item of the shard, or of its `rows`, in that order."""
+        keys, texts = [], []
+        for sample in items.of_shard(ref, rows):
+            images = [ImageKey(ref.source, ref.shard, sample.row, number) for number in sample.images]
+            for number, item in enumerate(sample.items):
+                keys.append(ItemKey(ref.source, ref.shard, sample.row, number))
+                texts.append((item, images))
+        made: list[Tokens] = []
+        for at in range(0, len(texts), _BATCH):
+            made += self._tokenizer(texts[at : at + _BATCH])
+        found = dict(zip(keys, made, strict=True))
+        for key, tokens in found.items():
+            size = tokens.input_ids.nbytes + tokens.supervised.nbytes + _OVERHEAD_BYTES
+            if key not in self._tokens and size <= self._token_room:
+                self._tokens[key], self._token_room = tokens, self._token_room - size
+        return found
+
+
+def _lengths(tokens: dict[ItemKey, Tokens]) -> pa.Table:
+    columns: dict[str, Sequence[object]] = {
+        **{name: [getattr(key, name) for key in tokens] for name in ItemKey._fields},
+        "num_tokens": [len(made.input_ids) for made in tokens.values()],
+        "num_supervised": [int(np.count_nonzero(made.supervised)) for made in tokens.values()],
+        "num_images": [len(made.images) for made in tokens.values()],
+    }
+    return pa.table([pa.array(columns[f.name], f.type) for f in LENGTHS], schema=LENGTHS)

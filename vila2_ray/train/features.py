@@ -52,9 +52,9 @@ class LossModule(nn.Module):
         tower's output [n, patches, C]. `image_index` [len(batch.images)] picks one for every image of the batch.
         """
         inner: Any = self.model.model
+        packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
         if not self.is_split:
             pixels = None if images is None or image_index is None else images[image_index]
-            packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
             hidden = inner(input_ids=batch.input_ids, pixel_values=pixels, use_cache=False, **packed).last_hidden_state
         else:
             embeds = self.model.get_input_embeddings()(batch.input_ids)
@@ -65,7 +65,7 @@ class LossModule(nn.Module):
                 embeds = flat.view_as(embeds)
             elif self.in_step:
                 embeds = embeds + 0 * inner.multi_modal_projector(self._blank(embeds)).sum()
-            hidden = self._language(inner.language_model, embeds, batch)
+            hidden = inner.language_model(inputs_embeds=embeds, use_cache=False, **packed).last_hidden_state
         predicting = hidden.flatten(0, 1)[batch.predictors]
         logits = self.model.get_output_embeddings()(predicting)
         return logits if logits_only else summed_cross_entropy(logits, batch.targets)
@@ -79,20 +79,6 @@ class LossModule(nn.Module):
             layers = [layers]
         skip = 1 if self.model.config.vision_feature_select_strategy == "default" else 0  # the class token
         return torch.cat([states[layer][:, skip:] for layer in layers], dim=-1)
-
-    def _language(self, language_model: nn.Module, embeds: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """[B, L, C] → [B, L, C]. flash-attn takes one long row, in which positions that start again part the items."""
-        if self.model.config._attn_implementation != "flash_attention_2":
-            packed = {"attention_mask": self._mask(batch), "position_ids": batch.position_ids}
-            return language_model(inputs_embeds=embeds, use_cache=False, **packed).last_hidden_state
-        rows, length = embeds.shape[:2]
-        positions = batch.position_ids
-        if positions is None:
-            positions = torch.arange(length, device=embeds.device).expand(rows, length)
-        hidden = language_model(
-            inputs_embeds=embeds.reshape(1, rows * length, -1), position_ids=positions.reshape(1, -1), use_cache=False
-        ).last_hidden_state
-        return hidden.view(rows, length, -1)
 
     def _blank(self, like: torch.Tensor) -> torch.Tensor:
         """What the connector takes of one empty image."""

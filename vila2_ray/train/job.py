@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vila2_ray.config import Config, StageConfig, TrainingStage, semantic_fields
+from vila2_ray.config import Config, SourceKind, StageConfig, TrainingStage, semantic_fields
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.model.loading import checkpoint_digest
+from vila2_ray.schema import PACK
 from vila2_ray.storage import Store
+from vila2_ray.train.packplan import ALL, Share
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """A corpus as one stage trains on it."""
+
+    corpus: Corpus
+    kind: SourceKind
+    share: Share = ALL
+    layers: list[tuple[Layer, Verdicts | None]] = field(default_factory=list)
+    """Caption layers with what is thought of them; for pairs."""
+    screening: Screening | None = None
+    """Samples that it leaves out as the plan is made are not trained on."""
 
 
 @dataclass
@@ -37,6 +52,18 @@ class TrainingJob:
     """Becomes the finished Hugging Face folder."""
     screening: Screening | None = None
     """Samples that it leaves out as the plan is made are not trained on."""
+    kind: SourceKind | None = None
+    """Of `corpus`; None: chat for sft, else pairs."""
+    share: Share = ALL
+    """How much of `corpus` an epoch takes."""
+    mixture: tuple[TrainingSource, ...] = ()
+    """What is trained on beside `corpus`."""
+
+    @property
+    def sources(self) -> list[TrainingSource]:
+        """All that the stage mixes."""
+        kind = self.kind or ("chat" if self.stage == "sft" else "pairs")
+        return [TrainingSource(self.corpus, kind, self.share, self.layers, self.screening), *self.mixture]
 
     @property
     def init(self) -> Path:
@@ -54,11 +81,18 @@ class TrainingJob:
     def plan_key(self) -> str:
         """Names the plan that this job needs: a plan in `packs` under another name is made anew."""
         config = self.config
-        text: list[Any] = [self.stage, config.seed, config.train.shuffle_window, semantic_fields(self.settings, "")]
+        text: list[Any] = [
+            PACK.names,
+            self.stage,
+            config.seed,
+            config.train.shuffle_window,
+            semantic_fields(self.settings, ""),
+        ]
         text += [semantic_fields(config.fuse, ""), config.filters.cut_at_repeated_sentence, config.recaption.prompts]
-        text += [[ref.uri for ref in self.corpus.shards]]
-        text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in self.layers]
-        text += [self.screening.digest()] if self.screening is not None else []
+        for source in self.sources:
+            text += [[ref.uri for ref in source.corpus.shards], source.kind, source.share]
+            text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in source.layers]
+            text += [source.screening.digest() if source.screening is not None else ""]
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
     def work_key(self, plan_digest: str) -> str:
@@ -93,6 +127,8 @@ class TrainingSummary:
     """Items of the corpus that max_length cut short."""
     num_dropped: int
     """Items that were too long, or had nothing to learn from."""
+    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Source → items, tokens, supervised tokens and images that were trained on, repetitions included."""
 
 
 def thinned(losses: list[float], most: int = 500) -> list[tuple[int, float]]:

@@ -1,15 +1,18 @@
 """The pack plan: which items make which training sequence, from token lengths alone. Pure: numpy and pyarrow, no torch.
 
-An epoch goes through the shards in a new order, in windows of `shuffle_window` samples. Inside a window items are
-shuffled and packed greedily into sequences; runs of eight steps' worth of sequences are sorted by length, so that a
-step holds sequences of similar length and pads little; then the window's steps are shuffled. What does not fill a step
-waits for the next window. Step t is the sequences [t·G, (t+1)·G) whatever the number of ranks, so a step number is all
-that resuming needs.
+An epoch goes through the shards of every source in a new order, all sources side by side in proportion, in windows of
+`shuffle_window` samples. Inside a window items are shuffled and packed: one to a sequence, or as many as fit, the
+longest first, each where the least room is left over. Runs of eight steps' worth of sequences are sorted by length, so
+that a step holds sequences of similar length and pads little; then the window's steps are shuffled. What does not fill
+a step waits for the next window. Step t is the sequences [t·G, (t+1)·G) whatever the number of ranks, so a step number
+is all that resuming needs.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +38,18 @@ class ItemKey(NamedTuple):
     shard: str
     row: int
     item: int
+
+
+class Share(NamedTuple):
+    """How much of a source an epoch takes."""
+
+    weight: float = 1.0
+    """Share of its samples, drawn anew for each epoch."""
+    repeat: int = 1
+    """How many times each."""
+
+
+ALL = Share()
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,18 @@ class PackPlan:
         start, stop = self._starts[step * self.batch_size], self._starts[(step + 1) * self.batch_size]
         return int(pc.sum(self.table["num_supervised"].slice(start, stop - start)).as_py())
 
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """Source → items, tokens, supervised, images; repetitions included."""
+        names = ["num_tokens", "num_supervised", "num_images"]
+        table = self.table.group_by("source").aggregate([("source", "count"), *((name, "sum") for name in names)])
+        counted = ("source_count", *(f"{name}_sum" for name in names))
+        return {
+            row["source"]: dict(
+                zip(("items", "tokens", "supervised", "images"), (row[n] for n in counted), strict=True)
+            )
+            for row in sorted(table.to_pylist(), key=lambda row: row["source"])
+        }
+
     @property
     def digest(self) -> str:
         """sha256 (hex) over every row and the batch size."""
@@ -126,8 +153,16 @@ def rank_slice(step: int, batch_size: int, rank: int, world: int) -> range:
     return range(step * batch_size + rank, (step + 1) * batch_size, world)
 
 
-def make_plan(lengths: pa.Table, stage: StageConfig, *, seed: int, shuffle_window: int) -> PackPlan:
-    """Plan a stage. `lengths` (schema LENGTHS) lists the items in shard order, those of a sample next to each other.
+def make_plan(
+    lengths: pa.Table,
+    stage: StageConfig,
+    *,
+    seed: int,
+    shuffle_window: int,
+    shares: Mapping[str, Share] | None = None,
+) -> PackPlan:
+    """Plan a stage. `lengths` (schema LENGTHS) lists the items in shard order, those of a sample next to each other and
+    the shards of a source after each other; `shares` tells how much of a source is used, all of it by default.
 
     Items that are too long or have nothing to learn from are dropped and counted. An incomplete last step is dropped,
     unless it is the only one: then its sequences are repeated until it is full.
@@ -143,21 +178,21 @@ def make_plan(lengths: pa.Table, stage: StageConfig, *, seed: int, shuffle_windo
         )
     lengths = lengths.take(pa.array(kept))
     tokens = lengths["num_tokens"].to_numpy().astype(np.int64)
-    shard, sample = _codes(lengths)
+    items = _Items(lengths, shares or {}, seed)
     steps: list[list[np.ndarray]] = []
     waiting: list[np.ndarray] = []
-    remaining = round(stage.num_epochs * len(tokens))
     epoch = 0
-    while remaining > 0:
+    while epoch < stage.num_epochs:
         rng = np.random.default_rng([seed, epoch])
-        for window in _windows(_epoch_order(shard, rng)[:remaining], sample, shuffle_window):
+        order = items.epoch(epoch, rng)
+        stop = round(stage.num_epochs * len(order)) - epoch * len(order)
+        for window in _windows(order[:stop], items.sample, shuffle_window):
             rng.shuffle(window)
-            sequences = waiting + _pack(window, tokens, stage.max_length, stage.max_samples_per_sequence)
-            num_full = len(sequences) // size * size
-            steps += _steps(sequences[:num_full], tokens, size, rng)
-            waiting = sequences[num_full:]
-        remaining -= len(tokens)
+            full, waiting = _sequences(window, waiting, tokens, stage, rng)
+            steps += _steps(full, tokens, size, rng)
         epoch += 1
+    if not steps and not waiting:
+        raise CorpusError("training data", "no sample was drawn", "Raise corpus.sources.<name>.weight or the epochs")
     if not steps:
         steps = [[waiting[i % len(waiting)] for i in range(size)]]
     if stage.max_steps:
@@ -166,44 +201,117 @@ def make_plan(lengths: pa.Table, stage: StageConfig, *, seed: int, shuffle_windo
     return PackPlan(table, size, num_too_long=int(too_long.sum()), num_empty=int((empty & ~too_long).sum()))
 
 
-def _codes(lengths: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Per item: a number that grows by one at every new shard, and one that grows at every new sample."""
-    changes = np.zeros(lengths.num_rows, bool)
-    for name in ("source", "shard"):
-        codes = lengths[name].combine_chunks().dictionary_encode()
-        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        numbers = codes.indices.to_numpy()
-        changes[1:] |= numbers[1:] != numbers[:-1]
-    rows = lengths["row"].to_numpy()
-    new_sample = changes.copy()
-    new_sample[1:] |= rows[1:] != rows[:-1]
-    return np.cumsum(changes), np.cumsum(new_sample)
+class _Items:
+    """The items that can be planned, and in what order an epoch takes them."""
+
+    def __init__(self, lengths: pa.Table, shares: Mapping[str, Share], seed: int) -> None:
+        self._seed = seed
+        self._rows = lengths["row"].to_numpy()
+        source, shard = _codes(lengths["source"]), _codes(lengths["shard"])
+        self._shard = np.cumsum(_changes(source) | _changes(shard))
+        self.sample = np.cumsum(_changes(self._shard) | _changes(self._rows))
+        """Per item: a number that grows at every new sample."""
+        firsts = np.flatnonzero(_changes(self._shard))
+        names = [lengths[name].take(pa.array(firsts)).to_pylist() for name in ("source", "shard")]
+        self._names = [f"{source}/{shard}" for source, shard in zip(*names, strict=True)]
+        self._parts: list[tuple[np.ndarray, Share]] = []
+        for name in dict.fromkeys(names[0]):
+            code = source[firsts[names[0].index(name)]]
+            self._parts.append((np.flatnonzero(source == code), shares.get(name, ALL)))
+
+    def epoch(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """Item numbers: every source shard after shard in a new order, the sources side by side in proportion."""
+        orders = []
+        for items, share in self._parts:
+            if share.weight < 1:
+                items = items[self._drawn(items, epoch) < share.weight]
+            orders += [np.concatenate([self._by_shard(items, rng) for _ in range(share.repeat)])]
+        if len(orders) == 1:
+            return orders[0]
+        places = []
+        for order in orders:
+            nth = np.cumsum(_changes(self.sample[order]))
+            places.append((nth - 0.5) / nth[-1] if len(nth) else nth)
+        return np.concatenate(orders)[np.argsort(np.concatenate(places), kind="stable")]
+
+    def _by_shard(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        starts = np.append(np.flatnonzero(_changes(self._shard[items])), len(items))
+        pieces = [items[starts[i] : starts[i + 1]] for i in rng.permutation(len(starts) - 1)]
+        return np.concatenate(pieces) if pieces else items
+
+    def _drawn(self, items: np.ndarray, epoch: int) -> np.ndarray:
+        """[items] uniform in [0, 1), the same for all items of a sample whatever else there is."""
+        told = [f"{self._seed}/{epoch}/{name}".encode() for name in self._names]
+        keys = np.array([int.from_bytes(hashlib.blake2b(t, digest_size=8).digest(), "big") for t in told], np.uint64)
+        number = keys[self._shard[items] - 1] + self._rows[items].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+            number = (number ^ (number >> np.uint64(shift))) * np.uint64(factor)
+        return ((number ^ (number >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def _epoch_order(shard: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Item numbers, shard after shard in a new order."""
-    starts = np.append(np.flatnonzero(np.diff(shard, prepend=-1)), len(shard))
-    return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rng.permutation(len(starts) - 1)])
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """A number for each different text."""
+    codes = column.combine_chunks().dictionary_encode()
+    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    return codes.indices.to_numpy()
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """[N] bool: the value differs from the one before; the first always does."""
+    return np.append(np.ones(min(1, len(values)), bool), values[1:] != values[:-1])
 
 
 def _windows(order: np.ndarray, sample: np.ndarray, num_samples: int) -> list[np.ndarray]:
     """Cut an order after every `num_samples` samples."""
-    samples = sample[order]
-    nth = np.cumsum(np.append(0, samples[1:] != samples[:-1]))
+    nth = np.cumsum(_changes(sample[order])) - 1
     return np.split(order, np.flatnonzero(np.diff(nth // num_samples)) + 1)
 
 
-def _pack(window: np.ndarray, tokens: np.ndarray, max_length: int, max_samples: int) -> list[np.ndarray]:
-    """Fill sequences in order: a sequence ends before the item that would overfill it."""
-    if max_samples == 1:
-        return list(window[:, None])
-    cuts, count, total = [], 0, 0
-    for at, length in enumerate(tokens[window].tolist()):
-        if count == max_samples or total + length > max_length:
-            cuts.append(at)
-            count = total = 0
-        count, total = count + 1, total + length
-    return np.split(window, cuts)
+def _sequences(
+    window: np.ndarray, waiting: list[np.ndarray], tokens: np.ndarray, stage: StageConfig, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Sequences that fill whole steps, and those that wait; of packed ones the emptiest do, to be packed again."""
+    if stage.max_samples_per_sequence == 1:
+        sequences = waiting + list(window[:, None])
+    else:
+        loose = np.concatenate([*waiting, window])
+        sequences = best_fit(loose, tokens[loose], stage.max_length, stage.max_samples_per_sequence)
+        sequences = [sequences[i] for i in rng.permutation(len(sequences))]
+        sequences.sort(key=lambda sequence: -int(tokens[sequence].sum()))
+    num_full = len(sequences) // stage.batch_size * stage.batch_size
+    full, waiting = sequences[:num_full], sequences[num_full:]
+    if stage.max_samples_per_sequence != 1:
+        full = [full[i] for i in rng.permutation(len(full))]
+    return full, waiting
+
+
+def best_fit(items: np.ndarray, tokens: np.ndarray, max_length: int, max_samples: int = 0) -> list[np.ndarray]:
+    """Pack `items` [N] of `tokens` [N] into sequences of at most `max_length` tokens and, unless 0, `max_samples` items.
+
+    Best fit decreasing, at most 11/9 of the fewest sequences possible (Johnson 1973). Items of a sequence keep their
+    order.
+    """
+    members: list[list[int]] = []
+    with_room: dict[int, list[int]] = {}
+    rooms: list[int] = []  # the different ones, ascending
+    for at in np.argsort(-tokens, kind="stable").tolist():
+        length = int(tokens[at])
+        place = bisect.bisect_left(rooms, length)
+        if place == len(rooms):
+            sequence, room = len(members), max_length
+            members.append([])
+        else:
+            room = rooms[place]
+            sequence = with_room[room].pop()
+            if not with_room[room]:
+                rooms.pop(place)
+        members[sequence].append(at)
+        room -= length
+        if room and len(members[sequence]) != max_samples:
+            if not with_room.get(room):
+                bisect.insort(rooms, room)
+            with_room.setdefault(room, []).append(sequence)
+    return [items[sorted(sequence)] for sequence in members]
 
 
 def _steps(

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from vila2_ray.train.collate import Batch, collate
 from vila2_ray.train.packplan import ItemKey, PackPlan, rank_slice
-from vila2_ray.train.source import ImageKey, Source
+from vila2_ray.train.source import ImageKey, Source, Tokens
 
+_STEPS_AHEAD = 8
 _CHUNK_ITEMS = 512
 """Items whose data is asked for at once: a ranged read per shard then fetches several of them."""
+
+
+class StepKeys(NamedTuple):
+    """What a rank trains on in one step."""
+
+    step: int
+    sequences: list[list[ItemKey]]
+
+    @property
+    def items(self) -> list[ItemKey]:
+        return [key for sequence in self.sequences for key in sequence]
+
+
+class Fetched(NamedTuple):
+    """What was fetched for a step, and perhaps for others as well."""
+
+    tokens: Mapping[ItemKey, Tokens]
+    pixels: Mapping[ImageKey, torch.Tensor | None]
+    """[3, H, W]; None for an image that cannot be decoded."""
 
 
 @dataclass
@@ -35,7 +56,7 @@ class StepData:
 
 @dataclass(frozen=True)
 class Reader:
-    """Where a rank's steps come from."""
+    """Where a rank's steps come from: its own thread, which asks `source` for hundreds of items at a time."""
 
     plan: PackPlan
     source: Source
@@ -44,13 +65,15 @@ class Reader:
     image_token_id: int
     rank: int = 0
     world: int = 1
+    flat: bool = False
+    """Micro-batches of one row, for attention of variable length (see `collate`)."""
 
     def steps(self, first: int, cached: Container[ImageKey]) -> Iterator[StepData]:
         """Steps from `first` on, read ahead in a thread. Pixels are not fetched for images in `cached`.
 
         Whatever the source raises is raised here.
         """
-        ready: queue.Queue[StepData | BaseException | None] = queue.Queue(maxsize=8)
+        ready: queue.Queue[StepData | BaseException | None] = queue.Queue(maxsize=_STEPS_AHEAD)
         stop = threading.Event()
 
         def put(thing: StepData | BaseException | None) -> None:
@@ -62,8 +85,10 @@ class Reader:
 
         def read() -> None:
             try:
-                for data in self._read(first, cached, stop):
+                for data in self._read(first, cached):
                     put(data)
+                    if stop.is_set():
+                        return
                 put(None)
             except BaseException as error:
                 put(error)
@@ -79,43 +104,50 @@ class Reader:
             stop.set()
             thread.join()
 
-    def _read(self, first: int, cached: Container[ImageKey], stop: threading.Event) -> Iterator[StepData]:
-        known_bad: set[ImageKey] = set()
-        steps: list[tuple[int, list[list[ItemKey]]]] = []
-        num_items = 0
+    def keys(self, first: int) -> Iterator[StepKeys]:
+        """This rank's part of every step from `first` on."""
         for step in range(first, self.plan.num_steps):
-            if stop.is_set():
-                return
-            sequences = [self.plan.sequence(n) for n in rank_slice(step, self.plan.batch_size, self.rank, self.world)]
-            steps.append((step, sequences))
-            num_items += sum(len(sequence) for sequence in sequences)
-            if num_items >= _CHUNK_ITEMS or step == self.plan.num_steps - 1 or step == first:
-                yield from self._chunk(steps, cached, known_bad)
-                steps, num_items = [], 0
+            numbers = rank_slice(step, self.plan.batch_size, self.rank, self.world)
+            yield StepKeys(step, [self.plan.sequence(number) for number in numbers])
 
-    def _chunk(
-        self, steps: list[tuple[int, list[list[ItemKey]]]], cached: Container[ImageKey], known_bad: set[ImageKey]
-    ) -> Iterator[StepData]:
-        keys = list(dict.fromkeys(key for _, sequences in steps for sequence in sequences for key in sequence))
-        tokens = dict(zip(keys, self.source.tokens(keys), strict=True))
-        wanted = list(dict.fromkeys(t.image for t in tokens.values() if t.image is not None and t.image not in cached))
-        pixels = {}
-        for image, made in zip(wanted, self.source.pixels(wanted) if wanted else [], strict=True):
-            if made is None:
-                known_bad.add(image)
-            pixels[image] = self.source.blank if made is None else made
-        for step, sequences in steps:
-            micro = [
-                sequences[at : at + self.micro_batch_size] for at in range(0, len(sequences), self.micro_batch_size)
-            ]
+    def fetch(self, first: int, cached: Container[ImageKey]) -> Iterator[tuple[StepKeys, Fetched]]:
+        """The steps from `first` on with what they are made of; the first by itself, so that training begins soon."""
+        chunk: list[StepKeys] = []
+        num_items = 0
+        for keys in self.keys(first):
+            chunk.append(keys)
+            num_items += len(keys.items)
+            if num_items >= _CHUNK_ITEMS or keys.step in (first, self.plan.num_steps - 1):
+                fetched = fetch_items(self.source, [key for step in chunk for key in step.items], cached)
+                yield from ((step, fetched) for step in chunk)
+                chunk, num_items = [], 0
+
+    def _read(self, first: int, cached: Container[ImageKey]) -> Iterator[StepData]:
+        known_bad: set[ImageKey] = set()
+        for keys, fetched in self.fetch(first, cached):
+            images = dict.fromkeys(image for key in keys.items for image in fetched.tokens[key].images)
+            pixels = {image: fetched.pixels[image] for image in images if image in fetched.pixels}
+            known_bad.update(image for image, made in pixels.items() if made is None)
+            size = self.micro_batch_size
             batches = [
                 collate(
-                    [[tokens[key] for key in sequence] for sequence in part],
+                    [[fetched.tokens[key] for key in sequence] for sequence in keys.sequences[at : at + size]],
                     pad_token_id=self.pad_token_id,
                     image_token_id=self.image_token_id,
                     masked=known_bad,
+                    flat=self.flat,
                 )
-                for part in micro
+                for at in range(0, len(keys.sequences), size)
             ]
-            images = {image for batch in batches for image in batch.images}
-            yield StepData(step, batches, {i: pixels[i] for i in images if i in pixels}, images & known_bad)
+            shown = {image: self.source.blank if made is None else made for image, made in pixels.items()}
+            yield StepData(keys.step, batches, shown, known_bad & set(images))
+
+
+def fetch_items(source: Source, keys: list[ItemKey], cached: Container[ImageKey] = ()) -> Fetched:
+    """Tokens of the items, and the pixels of those of their images that are not in `cached`."""
+    keys = list(dict.fromkeys(keys))
+    tokens = dict(zip(keys, source.tokens(keys), strict=True))
+    images = dict.fromkeys(image for made in tokens.values() for image in made.images)
+    wanted = [image for image in images if image not in cached]
+    pixels = source.pixels(wanted) if wanted else []
+    return Fetched(tokens, dict(zip(wanted, pixels, strict=True)))

@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 
 
 class ImageKey(NamedTuple):
-    """Names the image of a sample."""
+    """Names an image of a sample; `number` counts those of a document or a conversation about several."""
 
     source: str
     shard: str
     row: int
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One item as the model reads it. Image placeholders are expanded; an item has one image or none."""
+    """One item as the model reads it, each image's placeholder expanded."""
 
     input_ids: np.ndarray
     """[T] int32."""
     supervised: np.ndarray
-    """[T] bool: the loss counts this token as a target. Never the first."""
-    image: ImageKey | None
+    """[T] bool: the loss counts this token as a target. Never the first, never an image's."""
+    images: tuple[ImageKey, ...]
+    """In order of appearance."""
     num_truncated: int = 0
     """Tokens that max_length cut off at the end."""
 
@@ -57,11 +59,8 @@ class MemorySource:
 
     @property
     def blank(self) -> torch.Tensor:
-        return (
-            next(made for made in self._pixels.values() if made is not None)
-            .new_zeros(())
-            .expand(next(made for made in self._pixels.values() if made is not None).shape)
-        )
+        some = next(made for made in self._pixels.values() if made is not None)
+        return some.new_zeros(()).expand(some.shape)
 
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         return [self._tokens[key] for key in keys]

@@ -1,21 +1,25 @@
 """Training items → token ids and supervision, with the checkpoint's own tokenizer and chat template.
 
 The prompt part of an item is exactly what an engine feeds for the same prompt: template, special tokens and image
-placeholders alike. Each turn is tokenized by itself, so that no token spans prompt and answer. Supervised are the
-assistant's turns up to and with the token that ends them, or all text of an item without a question.
+placeholders alike. Each turn is tokenized by itself, so that no token spans prompt and answer; text between images is.
+Supervised are the assistant's turns up to and with the token that ends them, or all text of an item without a question;
+an image never is.
+
+An image stands where the item's text has an IMAGE_PLACE. Those for which it has none stand before everything else.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from vila2_ray.captions.fuse import Item, Turn
+from vila2_ray.captions.fuse import IMAGE_PLACE, Item, Turn
 from vila2_ray.errors import CheckpointError
 from vila2_ray.train.pixels import PixelMaker
 from vila2_ray.train.source import ImageKey, Tokens
@@ -52,11 +56,11 @@ class ItemTokenizer:
         self._special = re.compile("|".join(map(re.escape, special)), re.IGNORECASE)
         self._prompt = lru_cache(maxsize=1024)(self._render_prompt)
 
-    def __call__(self, items: Sequence[tuple[Item, ImageKey | None]]) -> list[Tokens]:
+    def __call__(self, items: Sequence[tuple[Item, Sequence[ImageKey]]]) -> list[Tokens]:
         """Tokenize items with their images, in order. What goes beyond max_length is cut off at the end."""
         parts: list[tuple[int, str, bool, bool]] = []  # item, text, supervised, adds special tokens
-        for number, (item, image) in enumerate(items):
-            parts += [(number, *segment) for segment in self._segments(item, image is not None)]
+        for number, (item, images) in enumerate(items):
+            parts += [(number, *segment) for segment in self._segments(_placed(item, len(images)))]
         ids: list[list[int]] = [[] for _ in parts]
         for special in (False, True):
             chosen = [i for i, part in enumerate(parts) if part[3] == special and part[1]]
@@ -64,31 +68,27 @@ class ItemTokenizer:
                 found = self._tokenizer([parts[i][1] for i in chosen], add_special_tokens=special)["input_ids"]
                 for i, made in zip(chosen, found, strict=True):
                     ids[i] = made
-        tokens: list[list[int]] = [[] for _ in items]
-        supervised: list[list[bool]] = [[] for _ in items]
+        rows = [_Row() for _ in items]
         for (number, _, learned, _), made in zip(parts, ids, strict=True):
-            made = self._expand(made)
-            tokens[number] += made
-            supervised[number] += [learned] * len(made)
-        return [self._finish(t, s, image) for t, s, (_, image) in zip(tokens, supervised, items, strict=True)]
+            self._extend(rows[number], made, learned)
+        return [self._finish(row, tuple(images)) for row, (_, images) in zip(rows, items, strict=True)]
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """[3, H, W] float32 of an RGB image, as the engines' processor makes it."""
         return self._make_pixels(image)
 
-    def _segments(self, item: Item, has_image: bool) -> list[tuple[str, bool, bool]]:
+    def _segments(self, item: Item) -> list[tuple[str, bool, bool]]:
         """(text, supervised, adds special tokens) of an item, in order; together they are the rendered conversation."""
         item = tuple(Turn(turn.role, self._special.sub(" ", turn.text).strip()) for turn in item)
         if item[0].role == "assistant":
-            bos, image = self._tokenizer.bos_token or "", self.image_token if has_image else ""
-            return [(bos + image, False, False), (item[0].text + self._end, True, False)]
+            return [(self._tokenizer.bos_token or "", False, False), *self._running_text(item[0].text)]
         segments: list[tuple[str, bool, bool]] = []
         said = ""
         for number, turn in enumerate(item):
             if turn.role != "assistant":
                 continue
-            prompt = self._prompt(item[:number], has_image)
-            whole = self._render(item[: number + 1], has_image, False)
+            prompt = self._prompt(item[:number])
+            whole = self._render(item[: number + 1], False)
             if not prompt.startswith(said) or not whole.startswith(prompt):
                 name = str(self._tokenizer.name_or_path)
                 raise CheckpointError(
@@ -107,36 +107,49 @@ class ItemTokenizer:
             said = whole
         return segments
 
+    def _running_text(self, text: str) -> list[tuple[str, bool, bool]]:
+        """Text with images in it, all of it learned, and the token that ends it."""
+        pieces = [piece.strip() for piece in text.split(IMAGE_PLACE)]
+        segments = [(pieces[0], True, False)]
+        for piece in pieces[1:]:
+            segments += [(self.image_token, False, False), (piece, True, False)]
+        last = segments.pop()
+        return [*segments, (last[0] + self._end, True, False)]
+
     @property
     def _end(self) -> str:
         return self._tokenizer.eos_token or ""
 
-    def _render_prompt(self, turns: Item, has_image: bool) -> str:
-        return self._render(turns, has_image, True)
+    def _render_prompt(self, turns: Item) -> str:
+        return self._render(turns, True)
 
-    def _render(self, turns: Item, has_image: bool, prompting: bool) -> str:
-        messages = []
-        for number, turn in enumerate(turns):
-            image = [{"type": "image"}] if has_image and number == 0 else []
-            messages.append({"role": turn.role, "content": [*image, {"type": "text", "text": turn.text}]})
+    def _render(self, turns: Item, prompting: bool) -> str:
+        messages = [{"role": turn.role, "content": _content(turn.text)} for turn in turns]
         return self._tokenizer.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=prompting, tokenize=False
         )
 
-    def _expand(self, ids: list[int]) -> list[int]:
-        if self.image_token_id not in ids:
-            return ids
-        at = ids.index(self.image_token_id)
-        return ids[:at] + self._expansion + ids[at + 1 :]
+    def _extend(self, row: _Row, ids: list[int], learned: bool) -> None:
+        """Append a segment, its image placeholders expanded."""
+        while self.image_token_id in ids:
+            at = ids.index(self.image_token_id)
+            row.append(ids[:at], learned)
+            row.images.append((len(row.ids), len(row.ids) + len(self._expansion)))
+            row.append(self._expansion, False)
+            ids = ids[at + 1 :]
+        row.append(ids, learned)
 
-    def _finish(self, ids: list[int], supervised: list[bool], image: ImageKey | None) -> Tokens:
-        excess = max(0, len(ids) - self._max_length)
-        keep = len(ids) - excess
-        if excess and self.image_token_id in ids[keep:]:
-            excess, keep = 0, len(ids)  # the image itself does not fit: the plan drops the item as too long
-        mask = np.array(supervised[:keep], bool)
+    def _finish(self, row: _Row, images: tuple[ImageKey, ...]) -> Tokens:
+        """Cut at max_length, before an image that does not fit. What then has nothing to learn from stays whole: the
+        plan drops it as too long.
+        """
+        keep = min([self._max_length, *(start for start, stop in row.images if stop > self._max_length)])
+        if keep >= len(row.ids) or not any(row.supervised[1:keep]):
+            keep = len(row.ids)
+        mask = np.array(row.supervised[:keep], bool)
         mask[:1] = False
-        return Tokens(np.array(ids[:keep], np.int32), mask, image, excess)
+        shown = sum(stop <= keep for _, stop in row.images)
+        return Tokens(np.array(row.ids[:keep], np.int32), mask, images[:shown], len(row.ids) - keep)
 
     def _probe(self) -> tuple[list[int], torch.Tensor]:
         """What one image placeholder becomes, and the pixels of a grey image."""
@@ -156,3 +169,33 @@ class ItemTokenizer:
                 name, "gives an image more or fewer tokens by its size", "Train a family with a fixed number"
             )
         return found[0], pixels[0].clone()
+
+
+@dataclass
+class _Row:
+    """An item as it is being put together."""
+
+    ids: list[int] = field(default_factory=list)
+    supervised: list[bool] = field(default_factory=list)
+    images: list[tuple[int, int]] = field(default_factory=list)
+    """First token and the one after the last of each image."""
+
+    def append(self, ids: list[int], learned: bool) -> None:
+        self.ids += ids
+        self.supervised += [learned] * len(ids)
+
+
+def _placed(item: Item, num_images: int) -> Item:
+    """The item with a place for each of its images. There are never more places than images (see items.py)."""
+    missing = num_images - sum(turn.text.count(IMAGE_PLACE) for turn in item)
+    assert missing >= 0, "an item with more image places than images"
+    return (Turn(item[0].role, IMAGE_PLACE * missing + item[0].text), *item[1:]) if missing else item
+
+
+def _content(text: str) -> list[dict[str, str]]:
+    """A turn as chat templates take it: texts and images in order."""
+    content: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(IMAGE_PLACE)):
+        content += [{"type": "image"}] if number else []
+        content += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
+    return content or [{"type": "text", "text": ""}]

@@ -30,9 +30,12 @@ _PLAN, _FINISHED = "plan.parquet", "finished.json"
 def open_source(job: TrainingJob) -> CorpusSource:
     """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`)."""
     tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
-    items = StageItems(job.corpus, job.layers, job.config, job.stage)
+    sources = [
+        StageItems(source.corpus, source.layers, job.config, job.stage, source.kind, source.screening)
+        for source in job.sources
+    ]
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
-    return CorpusSource(items, tokenizer, room, job.screening)
+    return CorpusSource(sources, tokenizer, room)
 
 
 def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:
@@ -43,21 +46,27 @@ def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress
     if (found := read_plan(job)) is not None:
         return found
     source = source or open_source(job)
-    progress.start(f"plan {job.title}", len(job.corpus.shards), "shards")
+    progress.start(f"plan {job.title}", sum(len(s.corpus.shards) for s in job.sources), "shards")
     tables = []
     for number, table in enumerate(source.lengths()):
         tables.append(table)
         progress.update(number + 1)
     progress.finish()
     settings, train = job.settings, job.config.train
-    plan = make_plan(pa.concat_tables(tables), settings, seed=job.config.seed, shuffle_window=train.shuffle_window)
+    shares = {source.corpus.source: source.share for source in job.sources}
+    plan = make_plan(
+        pa.concat_tables(tables), settings, seed=job.config.seed, shuffle_window=train.shuffle_window, shares=shares
+    )
     counts = {"num_too_long": plan.num_too_long, "num_empty": plan.num_empty, "num_truncated": source.num_truncated}
-    counts |= {"num_screened": source.num_screened} if job.screening is not None else {}
+    counts |= {"num_screened": source.num_screened} if any(s.screening is not None for s in job.sources) else {}
     left_out = ", ".join(f"{count:,} {name[4:].replace('_', ' ')}" for name, count in counts.items() if count)
     progress.note(
         f"{job.title}: {plan.num_items:,} items in {plan.num_steps:,} steps, {plan.num_tokens:,} tokens"
         + (f" ({left_out})" if left_out else "")
     )
+    if job.mixture:
+        told = (f"{name} {found['items']:,} ({found['tokens']:,} tokens)" for name, found in plan.by_source().items())
+        progress.note(f"{job.title}: items by source: {', '.join(told)}")
     metadata = {"key": job.plan_key(), **{name: str(count) for name, count in counts.items()}}
     job.packs.write_table(_PLAN, plan.table, metadata)
     return plan
@@ -143,6 +152,7 @@ def train_rank(
             num_masked=result.num_masked,
             num_truncated=int(metadata["num_truncated"]),
             num_dropped=plan.num_too_long + plan.num_empty,
+            by_source=plan.by_source(),
         )
         job.state.write_text(_FINISHED, json.dumps({"work": work, "summary": asdict(summary)}))
         checkpoints.clear()

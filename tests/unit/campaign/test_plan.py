@@ -2,7 +2,7 @@ import pytest
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.errors import ConfigError
-from vila2_ray.recipe import load_config
+from vila2_ray.recipe import from_yaml, load_config, to_yaml
 
 
 def config(*overrides: str):
@@ -167,3 +167,73 @@ def test_agreement_needs_something_to_agree_with() -> None:
         config("pick.by=agreement")
     config("pick.by=agreement", "recaption.num_variants=2")
     config("pick.by=agreement", "pick.layers=all")
+
+
+DOCS = ("corpus.sources.docs.uri=/d", "corpus.sources.docs.kind=documents", "corpus.sources.docs.stages=[pretrain]")
+CHAT = ("corpus.sources.talk.uri=/t", "corpus.sources.talk.kind=chat")
+
+
+def test_a_stage_reads_the_sources_that_name_it() -> None:
+    found = config("rounds.max=1", *DOCS, *CHAT)
+    assert named(found, "align").corpora == ("pretrain",)
+    assert named(found, "pretrain-1").corpora == ("pretrain", "docs")
+    assert named(found, "sft-1").corpora == ("sft", "talk")
+    assert named(found, "index").corpora == ("pretrain", "sft", "heldout", "docs", "talk")
+    assert named(config("corpus.sft=", *CHAT), "sft-0").corpora == ("talk",)
+    assert named(config("corpus.sft="), "sft-0").corpora == ("sft",)  # what is missing is said when it is opened
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("corpus.sources.docs.weight=0.5", {"pretrain-0", "pretrain-1"}),
+        ("corpus.sources.docs.repeat=2", {"pretrain-0", "pretrain-1"}),
+        ("corpus.sources.docs.uri=/elsewhere", set()),
+        ("corpus.sources.talk.images=/elsewhere", set()),
+        ("corpus.sources.talk.weight=0.5", {"sft-0", "sft-1"}),
+        ("corpus.sources.pretrain.weight=0.5", {"align", "pretrain-0", "pretrain-1"}),
+    ],
+)
+def test_a_sources_share_changes_the_stages_that_train_on_it(override: str, changed: set[str]) -> None:
+    before = config("rounds.max=1", *DOCS, *CHAT)
+    after = config("rounds.max=1", *DOCS, *CHAT, override)
+    found = set()
+    for stage, then in zip(plans.stages(after), plans.stages(before), strict=True):
+        if plans.fingerprint(then, before, {"x": "1"}) != plans.fingerprint(stage, after, {"x": "1"}):
+            found.add(stage.name)
+    assert found == changed
+
+
+def test_sources_that_are_not_told_of_change_no_fingerprint() -> None:
+    before, after = config("rounds.max=1"), config("rounds.max=1", *DOCS)
+    for then, now in zip(plans.stages(before), plans.stages(after), strict=True):
+        same = plans.fingerprint(then, before, {}) == plans.fingerprint(now, after, {})
+        assert same == (now.kind != "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["corpus.sources.Docs.uri=/d"], "small letters"),
+        (["corpus.sources.heldout.uri=/d"], "not heldout"),
+        (["corpus.sources.docs.kind=text"], "docs.uri.*name a folder"),
+        (["corpus.sources.pretrain.uri=/d"], "say corpus.pretrain"),
+        (["corpus.sources.docs.uri=/d", "corpus.sources.docs.weight=1.5"], "between 0 and 1"),
+        (["corpus.sources.docs.uri=/d", "corpus.sources.docs.weight=0"], "greater than 0"),
+        (["corpus.sources.docs.uri=/d", "corpus.sources.docs.repeat=0"], "greater than 0"),
+        (["corpus.sources.docs.uri=/d", "corpus.sources.docs.kind=movies"], "docs.kind"),
+        (["corpus.sources.docs.uri=/d", "corpus.sources.docs.stages=[warm]"], "docs.stages"),
+        (["corpus.sources.docs.colour=red"], "colour"),
+        (["corpus.sources.sft.kind=chat", "corpus.sources.sft.stages=[pretrain]"], "leaves sft without a source"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        config(*overrides)
+
+
+def test_sources_come_back_from_yaml() -> None:
+    found = config(*DOCS, *CHAT, "corpus.sources.docs.weight=0.5")
+    assert from_yaml(to_yaml(found)).corpus == found.corpus
+    assert found.corpus.source("docs").stages == ("pretrain",)
+    assert found.corpus.source("talk").stages == ("sft",)

@@ -103,7 +103,8 @@ def test_a_pickled_corpus_reads_the_same(build: Any, folder: Path, tmp_path: Pat
     assert copy.digest() == corpus.digest()
 
 
-def test_few_indexes_stay_in_memory(build: Any, tmp_path: Path) -> None:
+def test_few_indexes_stay_in_memory(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vila2_ray.corpus.corpus._CACHED_INDEXES", 8)
     for i in range(12):
         build.tar(tmp_path / "s" / f"{i}.tar", build.samples(1))
     corpus = build.corpus(tmp_path / "s", tmp_path / "i")

@@ -57,10 +57,10 @@ def data(num: int = 24, seed: int = 0, undecodable: tuple[int, ...] = ()) -> tup
         ids = np.concatenate([[1], [IMAGE_TOKEN] * 4, text, [2]]).astype(np.int32)
         supervised = np.arange(len(ids)) > 4
         image = ImageKey(*key[:3])
-        tokens[key] = Tokens(ids, supervised, image)
+        tokens[key] = Tokens(ids, supervised, (image,))
         drawn = torch.from_numpy(rng.standard_normal((3, 32, 32), np.float32))
         pixels[image] = None if number in undecodable else drawn
-        rows.append((*key, len(ids), int(supervised.sum())))
+        rows.append((*key, len(ids), int(supervised.sum()), 1))
     columns = zip(*rows, strict=True)
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, LENGTHS, strict=True)], schema=LENGTHS)
     return MemorySource(tokens, pixels), table

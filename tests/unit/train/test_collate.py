@@ -12,7 +12,7 @@ from vila2_ray.train.source import ImageKey, Tokens
 
 def item(row: int, text: list[int]) -> Tokens:
     ids = np.array([1, *[small.IMAGE_TOKEN] * 4, *text, 2], np.int32)
-    return Tokens(ids, np.arange(len(ids)) > 4, ImageKey("s", "0", row))
+    return Tokens(ids, np.arange(len(ids)) > 4, (ImageKey("s", "0", row),))
 
 
 ITEMS = [item(0, [5, 6, 7]), item(1, [8, 9]), item(2, [10, 11, 12, 13])]

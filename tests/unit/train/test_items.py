@@ -19,7 +19,8 @@ from vila2_ray.errors import Reason, SampleError
 from vila2_ray.recipe import load_config
 from vila2_ray.schema import CAPTION, VERDICT
 from vila2_ray.storage import Store
-from vila2_ray.train.items import SampleItems, StageItems, conversation_items
+from vila2_ray.train.interleaved import SampleItems, conversation_items
+from vila2_ray.train.items import StageItems
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def texts(items: list[SampleItems]) -> dict[int, list[tuple[str, ...]]]:
 
 def make(corpus: Corpus, stage: Any, layers: Any = (), **overrides: str) -> dict[int, list[tuple[str, ...]]]:
     config = load_config("tiny", [f"{name.replace('__', '.')}={value}" for name, value in overrides.items()])
-    return texts(list(StageItems(corpus, layers, config, stage).of_shard(corpus.shards[0])))
+    kind: Any = "chat" if stage == "sft" else "pairs"
+    return texts(list(StageItems(corpus, layers, config, stage, kind).of_shard(corpus.shards[0])))
 
 
 def test_align_is_each_alt_text_once_whatever_layers_there_are(corpus: Corpus, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def talk(*texts_: str) -> list[dict[str, str]]:
 
 def test_conversations_lose_their_image_mark_and_keep_their_turns() -> None:
     made = conversation_items(sample(talk("<image>\nwhat?", "a cat", "where?", "left")))
-    assert made.has_image
+    assert made.images == (0,)
     assert made.items == [
         (Turn("user", "what?"), Turn("assistant", "a cat"), Turn("user", "where?"), Turn("assistant", "left"))
     ]
@@ -114,7 +116,7 @@ def test_conversations_lose_their_image_mark_and_keep_their_turns() -> None:
 def test_conversations_without_image_are_text_and_with_a_missing_one_left_out() -> None:
     alone = conversation_items(sample(talk("hello", "hi"), Reason.NO_IMAGE))
     assert alone.items
-    assert not alone.has_image
+    assert alone.images == ()
     assert conversation_items(sample(talk("<image>what?", "a cat"), Reason.NO_IMAGE)).items == []
     assert conversation_items(sample(talk("what?", "a cat"), Reason.IMAGE_UNREADABLE)).items == []
 

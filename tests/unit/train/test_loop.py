@@ -74,7 +74,7 @@ def test_a_batch_without_images_trains() -> None:
     source, table = small.data()
     for key, tokens in list(source._tokens.items()):
         source._tokens[key] = type(tokens)(
-            tokens.input_ids[[0, *range(5, len(tokens.input_ids))]], tokens.supervised[4:], None
+            tokens.input_ids[[0, *range(5, len(tokens.input_ids))]], tokens.supervised[4:], ()
         )
     settings = small.stage(num_epochs=1)
     result = fit(small.model(), small.plan(table, settings), source, settings, pad_token_id=small.PAD, place=small.CPU)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.train.small import stage
 from vila2_ray.errors import CorpusError
-from vila2_ray.train.packplan import LENGTHS, PackPlan, make_plan, rank_slice
+from vila2_ray.train.packplan import LENGTHS, PackPlan, Share, best_fit, make_plan, rank_slice
 
 
 def lengths(num: int, seed: int = 0, shard_size: int = 50) -> pa.Table:
@@ -19,7 +19,7 @@ def lengths(num: int, seed: int = 0, shard_size: int = 50) -> pa.Table:
     number = np.arange(num)
     columns = [
         ["pretrain"] * num, [f"{n // shard_size:05d}" for n in number], number % shard_size, [0] * num,
-        rng.integers(4, 60, num), rng.integers(1, 4, num),
+        rng.integers(4, 60, num), rng.integers(1, 4, num), [1] * num,
     ]  # fmt: skip
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, LENGTHS, strict=True)], schema=LENGTHS)
 
@@ -106,3 +106,79 @@ def test_ranks_share_a_step_without_overlap(world: int) -> None:
 def test_planning_loads_no_torch() -> None:
     code = "import sys, vila2_ray.train.packplan; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def several(**sizes: int) -> pa.Table:
+    """Sources of different sizes, one after the other."""
+    tables = []
+    for seed, (name, num) in enumerate(sizes.items()):
+        table = lengths(num, seed)
+        tables.append(table.set_column(0, LENGTHS.field(0), pa.array([name] * num)))
+    return pa.concat_tables(tables)
+
+
+def test_sources_are_mixed_in_proportion_in_every_window() -> None:
+    settings = stage(num_epochs=1, batch_size=8, max_length=64)
+    plan = make_plan(several(big=800, small=200), settings, seed=0, shuffle_window=100)
+    source = [key[0] for key in keys(plan)]
+    shares = [source[at : at + 100].count("small") for at in range(0, 1000, 100)]
+    assert set(Counter(keys(plan)).values()) == {1}
+    assert all(15 <= share <= 25 for share in shares)
+    assert plan.by_source()["small"]["items"] == 200
+    assert sum(found["tokens"] for found in plan.by_source().values()) == plan.num_tokens
+
+
+def test_weight_draws_other_samples_each_epoch_and_repeat_takes_each_again() -> None:
+    settings = stage(num_epochs=2, batch_size=1, max_length=64)
+    shares = {"part": Share(weight=0.25), "often": Share(repeat=3)}
+    table = several(whole=100, part=400, often=50)
+    plan = make_plan(table, settings, seed=0, shuffle_window=10_000, shares=shares)
+    counts = {name: found["items"] for name, found in plan.by_source().items()}
+    assert counts["whole"] == 200
+    assert counts["often"] == 300
+    assert 150 <= counts["part"] <= 250
+    parts = Counter(key for key in keys(plan) if key[0] == "part")
+    assert 0 < sum(count == 2 for count in parts.values()) < 60  # a quarter of a quarter
+    smaller = make_plan(several(part=400), settings, seed=0, shuffle_window=10_000, shares=shares)
+    assert Counter(keys(smaller)) == parts  # what is drawn does not depend on other sources
+
+
+def test_a_sample_is_drawn_with_all_its_items() -> None:
+    table = lengths(400).to_pydict()
+    table["row"] = [row // 2 for row in table["row"]]
+    table["item"] = [0, 1] * 200
+    shares = {"pretrain": Share(weight=0.5)}
+    settings = stage(num_epochs=1, batch_size=1)
+    plan = make_plan(pa.table(table, schema=LENGTHS), settings, seed=0, shuffle_window=64, shares=shares)
+    samples = Counter(key[:3] for key in keys(plan))
+    assert set(samples.values()) == {2}
+    assert 70 <= len(samples) <= 130
+
+
+def test_nothing_drawn_is_refused() -> None:
+    shares = {"pretrain": Share(weight=1e-9)}
+    with pytest.raises(CorpusError, match="no sample was drawn"):
+        make_plan(lengths(40), stage(), seed=0, shuffle_window=64, shares=shares)
+
+
+@pytest.mark.parametrize("window", [64, 500, 10_000])
+def test_packing_leaves_little_room(window: int) -> None:
+    settings = stage(num_epochs=2, batch_size=8, max_length=128, max_samples_per_sequence=0)
+    plan = make_plan(lengths(1000), settings, seed=0, shuffle_window=window)
+    assert plan.real_token_share(8) > 0.97
+    assert plan.num_tokens > 0.97 * plan.num_sequences * 128
+    assert 2000 - plan.num_items < 8 * 6  # what does not fill a last step
+    assert max(Counter(keys(plan)).values()) == 2
+    again = make_plan(lengths(1000), settings, seed=0, shuffle_window=window)
+    assert again.digest == plan.digest
+
+
+def test_best_fit_puts_every_item_once_and_keeps_their_order() -> None:
+    tokens = np.random.default_rng(0).integers(1, 100, 500)
+    items = np.arange(1000, 1500)
+    sequences = best_fit(items, tokens, 100)
+    assert sorted(np.concatenate(sequences).tolist()) == items.tolist()
+    assert all(tokens[sequence - 1000].sum() <= 100 for sequence in sequences)
+    assert all((np.diff(sequence) > 0).all() for sequence in sequences)
+    assert len(sequences) <= 11 / 9 * tokens.sum() / 100 + 1
+    assert max(len(sequence) for sequence in best_fit(items, tokens, 100, max_samples=2)) == 2

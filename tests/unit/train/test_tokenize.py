@@ -36,7 +36,7 @@ def learned(processor, made: Tokens) -> str:
 
 
 def test_plain_text_is_learned_whole_with_its_end_and_not_the_image(processor, tokenizer: ItemTokenizer) -> None:
-    (made,) = tokenizer([((Turn("assistant", "a picture of a cat"),), IMAGE)])
+    (made,) = tokenizer([((Turn("assistant", "a picture of a cat"),), [IMAGE])])
     assert learned(processor, made) == "a picture of a cat</s>"
     assert made.input_ids[0] == processor.tokenizer.bos_token_id
     assert (made.input_ids[1:17] == tokenizer.image_token_id).all()
@@ -44,7 +44,7 @@ def test_plain_text_is_learned_whole_with_its_end_and_not_the_image(processor, t
 
 
 def test_a_conversation_is_learned_where_the_assistant_speaks(processor, tokenizer: ItemTokenizer) -> None:
-    (made,) = tokenizer([(talk("what is there ?", "a cat .", "how many ?", "3"), IMAGE)])
+    (made,) = tokenizer([(talk("what is there ?", "a cat .", "how many ?", "3"), [IMAGE])])
     assert learned(processor, made) == "a cat.</s> 3</s>"
     rendered = processor.apply_chat_template(
         [
@@ -60,7 +60,7 @@ def test_a_conversation_is_learned_where_the_assistant_speaks(processor, tokeniz
 
 def test_the_prompt_is_what_an_engine_feeds(processor, tokenizer: ItemTokenizer) -> None:
     prompt = "describe the image in detail."
-    (made,) = tokenizer([(talk(prompt, "a cat ."), IMAGE)])
+    (made,) = tokenizer([(talk(prompt, "a cat ."), [IMAGE])])
     fed = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": prompt}]}],
         add_generation_prompt=True,
@@ -72,19 +72,19 @@ def test_the_prompt_is_what_an_engine_feeds(processor, tokenizer: ItemTokenizer)
 
 
 def test_text_alone_has_no_image(tokenizer: ItemTokenizer) -> None:
-    (made,) = tokenizer([(talk("hello", "a cat"), None)])
+    (made,) = tokenizer([(talk("hello", "a cat"), [])])
     assert tokenizer.image_token_id not in made.input_ids
-    assert made.image is None
+    assert made.images == ()
 
 
 def test_special_tokens_in_a_text_are_not_taken_for_such(processor, tokenizer: ItemTokenizer) -> None:
-    (made,) = tokenizer([((Turn("assistant", "a <image> cat </s> <S>"),), IMAGE)])
+    (made,) = tokenizer([((Turn("assistant", "a <image> cat </s> <S>"),), [IMAGE])])
     assert (made.input_ids == tokenizer.image_token_id).sum() == 16
     assert learned(processor, made) == "a cat</s>"
 
 
 def test_too_long_texts_are_cut_and_counted_but_an_image_never(processor) -> None:
-    item = ((Turn("assistant", "a cat " * 50),), IMAGE)
+    item = ((Turn("assistant", "a cat " * 50),), [IMAGE])
     (made,) = ItemTokenizer(processor, max_length=30)([item])
     assert len(made.input_ids) == 30
     assert made.num_truncated == 1 + 16 + 100 + 1 - 30
@@ -95,9 +95,9 @@ def test_too_long_texts_are_cut_and_counted_but_an_image_never(processor) -> Non
 
 def test_items_do_not_depend_on_their_company(tokenizer: ItemTokenizer) -> None:
     items = [
-        (talk("where is the cat ?", "left"), IMAGE),
-        ((Turn("assistant", "a dog"),), IMAGE),
-        (talk("hello", "a cat"), None),
+        (talk("where is the cat ?", "left"), [IMAGE]),
+        ((Turn("assistant", "a dog"),), [IMAGE]),
+        (talk("hello", "a cat"), []),
     ]
     together = tokenizer(items)
     for one, made in zip(items, together, strict=True):

@@ -90,8 +90,7 @@ def test_text_and_images_of_a_shard_meet(tmp_path: Path) -> None:
         (tokens,) = source.tokens([key])
         text = processor.tokenizer.decode(tokens.input_ids[tokens.supervised], skip_special_tokens=True)
         assert text == f"a picture of thing {int(key.shard)} {key.row}"
-        assert tokens.image is not None
-        (pixels,) = source.pixels([tokens.image])
+        (pixels,) = source.pixels(tokens.images)
         assert pixels is not None
         red, green, _ = ((pixels.mean((1, 2)) + 1) * 127.5).round().int().tolist()
         assert (red, green) == (40 * int(key.shard), 40 * key.row)
