@@ -59,6 +59,9 @@ class Layout:
     def training(self, model: str, stage: str, fingerprint: str) -> Store:
         return self.store.sub("training", model, stage, fingerprint[:8])
 
+    def tracking(self, model: str, stage: str) -> Store:
+        return self.store.sub("metrics", f"{model}-{stage}")
+
     def checkpoint(self, model: str, stage: str) -> Store:
         return self.store.sub("checkpoints", model, stage)
 

@@ -203,6 +203,7 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         packs=run.layout.packs(model, name, fingerprint),
         state=run.layout.training(model, name, fingerprint),
         out=run.layout.checkpoint(model, name),
+        metrics=run.layout.tracking(model, name),
         screening=sources[0].screening,
         kind=sources[0].kind,
         share=sources[0].share,

@@ -86,6 +86,7 @@ class StepStore:
             return None
         self._kept = marker["kept"]
         last = self._kept[-1]
+        optimizer.state.clear()
         tensors = _tensors(trained, optimizer)
         local = self._store.sub(last["folder"]).local_folder()
         reader = HuggingFaceStorageReader(str(local))
@@ -174,11 +175,18 @@ class StepStore:
             self._store.write_text(_MARKER, json.dumps(marker))
             self._tidy(self._kept)
 
-    def finish(self, place: Place) -> None:
-        """Wait for a save on its way; alone, it is committed."""
-        if self._pending is not None and place.world == 1:
+    def settle(self, place: Place) -> None:
+        """Wait for a save on its way, and commit it. Called by all ranks at the same step."""
+        if self._pending is not None:
             self._pending.written.result()
+            place.barrier()
             self.commit(place)
+            place.barrier()  # no rank reads before rank 0 has named it
+
+    def finish(self, place: Place) -> None:
+        """Like `settle` for a process alone, at any time: ranks that fail cannot wait for each other."""
+        if place.world == 1:
+            self.settle(place)
 
     def clear(self) -> None:
         """Delete all state: the work is done, or was other work."""

@@ -17,12 +17,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from vila2_ray.config import EngineConfig
 from vila2_ray.errors import CheckpointError
 from vila2_ray.model.loading import check_checkpoint, checkpoint_digest, load_model
 from vila2_ray.storage import Store
 from vila2_ray.train.collate import Batch
 from vila2_ray.train.features import LossModule
 from vila2_ray.train.parallelize import Place
+from vila2_ray.train.proof import answers, check_served
 from vila2_ray.train.source import ImageKey
 
 _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -30,13 +32,19 @@ _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def export_folder(
-    module: LossModule, processor: ProcessorMixin, dtype: torch.dtype, out: Store, place: Place
+    module: LossModule,
+    processor: ProcessorMixin,
+    dtype: torch.dtype,
+    out: Store,
+    place: Place,
+    server: EngineConfig | None = None,
 ) -> str | None:
     """Write the trained model as a Hugging Face folder to `out`; its digest on rank 0, None on the others.
 
     Called by all ranks. Weights are rounded to `dtype`, in the model too. The folder is first written locally and
     loaded again: its weights must be the model's, bit for bit, and its answer to one image and text the model's own,
-    through transformers' forward pass, before anything goes to `out`.
+    through transformers' forward pass, before anything goes to `out`. Where a `server` is given, vLLM must serve it as
+    transformers does, too.
     Raises CheckpointError when they are not.
     """
     _round(module, dtype)
@@ -51,6 +59,8 @@ def export_folder(
         _holding(state, module.model.config, dtype).save_pretrained(scratch)
         processor.save_pretrained(scratch)
         _compare(scratch, state, inputs, expected, _CLOSE[place.compute_dtype])
+        if server is not None:
+            check_served(scratch, answers(load_model(scratch, torch.float32), processor), server)
         digest = checkpoint_digest(scratch)
         _place(scratch, out)
     finally:

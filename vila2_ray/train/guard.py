@@ -62,6 +62,11 @@ class LossGuard:
         self._last_bad, self._reach = -1, 0
 
     @property
+    def goes_back(self) -> bool:
+        """Whether a judgement may be `rollback`."""
+        return self._settings.on_bad_loss == "rollback"
+
+    @property
     def left_out_steps(self) -> frozenset[int]:
         """Steps whose gradients are never applied."""
         return frozenset(self._left_out)

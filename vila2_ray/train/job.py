@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class TrainingJob:
     """Keeps the resumable state, while it is needed."""
     out: Store
     """Becomes the finished Hugging Face folder."""
+    metrics: Store | None = None
+    """Where the course is logged as it goes; None: nowhere."""
     screening: Screening | None = None
     """Samples that it leaves out as the plan is made are not trained on."""
     kind: SourceKind | None = None
@@ -132,8 +135,8 @@ class TrainingSummary:
 
 
 def thinned(losses: list[float], most: int = 500) -> list[tuple[int, float]]:
-    """(step, loss) for at most `most` steps, the first and the last among them."""
-    if len(losses) <= most:
-        return [(step + 1, loss) for step, loss in enumerate(losses)]
-    picked = [round(i * (len(losses) - 1) / (most - 1)) for i in range(most)]
-    return [(step + 1, losses[step]) for step in picked]
+    """(step, loss) for at most `most` steps, the first and the last among them; none that was left out."""
+    told = [(step + 1, loss) for step, loss in enumerate(losses) if math.isfinite(loss)]
+    if len(told) <= most:
+        return told
+    return [told[round(i * (len(told) - 1) / (most - 1))] for i in range(most)]

@@ -16,9 +16,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vila2_ray.model.families import part_of
+from vila2_ray.model.blocks import Blocks, blocks
 from vila2_ray.train.features import LossModule
 from vila2_ray.train.parallelize import Place
 from vila2_ray.train.weights import fill
@@ -49,23 +48,18 @@ def ready(
     from, once it is sharded.
     """
     model = module.model
-    blocks = repeated_layers(model)
+    parts = blocks(model)
     checkpoint_activations(model, activation_checkpointing)
     if compiles:
-        for block in blocks:
+        for block in [*parts.language_layers, *parts.vision_blocks]:
             block.compile(dynamic=True)
     if place.world > 1:
         module.in_step = True
-        _shard(module, blocks, place)
+        _shard(module, parts, place)
     if weights is not None:
         fill(model, weights, place.device)
     else:
         module.to(place.device)
-
-
-def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """Decoder layers and vision blocks: what transformers itself can checkpoint one by one."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def checkpoint_activations(model: PreTrainedModel, how: ActivationCheckpointing) -> None:
@@ -93,7 +87,7 @@ def _keep(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy
     return CheckpointPolicy.MUST_SAVE if operation in _KEPT_OPERATIONS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _shard(module: LossModule, blocks: list[nn.Module], place: Place) -> None:
+def _shard(module: LossModule, parts: Blocks, place: Place) -> None:
     tower = module.frozen_tower
     ignored = set(tower.parameters()) if tower is not None else set[nn.Parameter]()
     half = place.compute_dtype != torch.float32
@@ -103,19 +97,7 @@ def _shard(module: LossModule, blocks: list[nn.Module], place: Place) -> None:
             param_dtype=place.compute_dtype if half else None, reduce_dtype=torch.float32 if half else None
         ),
     }
-    for block in blocks:
-        if not ignored.issuperset(block.parameters()):
-            fully_shard(block, **settings)
-    for connector in _connectors(module.model):
-        fully_shard(connector, **settings)
+    for unit in [*parts.language_layers, *parts.vision_blocks, *parts.connector]:
+        if not ignored.issuperset(unit.parameters()):
+            fully_shard(unit, **settings)
     fully_shard(module, **settings, ignored_params=ignored)
-
-
-def _connectors(model: PreTrainedModel) -> list[nn.Module]:
-    """The outermost modules that hold connector parameters and nothing else."""
-    model_type, found = model.config.model_type, dict[str, nn.Module]()
-    for name, module in model.named_modules():
-        parts = {part_of(f"{name}.{own}", model_type) for own, _ in module.named_parameters()} if name else set()
-        if parts == {"connector"} and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = module
-    return list(found.values())

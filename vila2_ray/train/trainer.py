@@ -135,7 +135,7 @@ def _work(config: dict[str, Any]) -> None:
     def tell(report: StepReport) -> None:
         nonlocal told
         now = time.monotonic()
-        if place.rank == 0 and (now - told >= _POLL_SECONDS or report.step == report.num_steps):
+        if place.rank == 0 and (report.note or now - told >= _POLL_SECONDS or report.step == report.num_steps):
             told = now
             board.tell.remote(report)
 
@@ -166,6 +166,8 @@ def _watch(board: Any, progress: Progress, stop: threading.Event) -> None:
 
 
 def _show(progress: Progress, report: StepReport) -> None:
+    if report.note:
+        progress.note(report.note)
     progress.update(report.step, loss=report.loss, lr=report.lr)
 
 

@@ -10,18 +10,23 @@ from dataclasses import asdict
 import pyarrow as pa
 import torch
 
+from vila2_ray.config import semantic_fields
+from vila2_ray.engines.choice import vllm_problem
 from vila2_ray.model.loading import load_model, load_processor
 from vila2_ray.progress import Progress
 from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.corpussource import CorpusSource
 from vila2_ray.train.export import export_folder, weights_dtype
 from vila2_ray.train.features import LossModule
+from vila2_ray.train.figures import StepFigures, model_shape
+from vila2_ray.train.guard import LossGuard
 from vila2_ray.train.items import StageItems
 from vila2_ray.train.job import TrainingJob, TrainingSummary, thinned
 from vila2_ray.train.loop import StepReport, Watch, fit
 from vila2_ray.train.packplan import PackPlan, make_plan
 from vila2_ray.train.parallelize import Place
 from vila2_ray.train.tokenize import ItemTokenizer
+from vila2_ray.train.tracking import Tracker, open_tracker
 from vila2_ray.train.weights import meta_model
 
 _PLAN, _FINISHED = "plan.parquet", "finished.json"
@@ -116,8 +121,17 @@ def train_rank(
 
     def export(module: LossModule) -> None:
         trained = time.monotonic()
-        digest = export_folder(module, load_processor(job.init), weights_dtype(job.init), job.out, place)
+        server = job.config.recaption.engine if train.check_with_vllm and not vllm_problem() else None
+        digest = export_folder(module, load_processor(job.init), weights_dtype(job.init), job.out, place, server)
         exported.append((digest, time.monotonic() - trained))
+
+    tracker = _tracker(job) if place.rank == 0 else None
+    figures = StepFigures(model_shape(model), settings.trained, place)
+
+    def report(step: StepReport) -> None:
+        if tracker is not None:
+            tracker.log(step.step, figures(step))
+        on_step(step)
 
     result = fit(
         model,
@@ -131,22 +145,25 @@ def train_rank(
         compiles=train.compile,
         feature_cache_bytes=train.feature_cache_bytes,
         checkpoints=checkpoints,
+        guard=LossGuard(train),
         watch=watch,
-        on_step=on_step,
+        on_step=report,
         on_end=export,
     )
+    if tracker is not None:
+        tracker.close()
     if place.rank == 0:
         ((digest, export_seconds),) = exported
-        metadata = job.packs.read_metadata(_PLAN)
+        metadata, losses = job.packs.read_metadata(_PLAN), thinned(result.losses)
         summary = TrainingSummary(
             num_steps=plan.num_steps,
             num_samples=plan.num_items,
             num_tokens=plan.num_tokens,
             num_supervised=plan.num_supervised,
             seconds=prepared + result.seconds + export_seconds,
-            first_loss=result.losses[0],
-            last_loss=result.losses[-1],
-            losses=thinned(result.losses),
+            first_loss=losses[0][1],
+            last_loss=losses[-1][1],
+            losses=losses,
             digest=digest or "",
             real_token_share=plan.real_token_share(settings.micro_batch_size, place.world),
             num_masked=result.num_masked,
@@ -157,3 +174,11 @@ def train_rank(
         job.state.write_text(_FINISHED, json.dumps({"work": work, "summary": asdict(summary)}))
         checkpoints.clear()
     place.barrier()
+
+
+def _tracker(job: TrainingJob) -> Tracker | None:
+    if job.metrics is None:
+        return None
+    train, run = job.config.train, f"{job.model_name}-{job.stage}"
+    parameters = semantic_fields(job.settings, "") | {"num_workers": train.num_workers, "seed": job.config.seed}
+    return open_tracker(train.trackers, job.metrics, run, parameters, project=train.tracking_project)

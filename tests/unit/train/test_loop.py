@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.unit.train import small
+from vila2_ray.config import TrainConfig
 from vila2_ray.errors import CheckpointError, StageFailed
 from vila2_ray.model.families import part_of
 from vila2_ray.storage import Store
 from vila2_ray.train.checkpoint import StepStore
+from vila2_ray.train.guard import LossGuard
 from vila2_ray.train.loop import FitResult, StepReport, fit
 from vila2_ray.train.parallelize import Place
+from vila2_ray.train.source import ImageKey
 
 
 def train(settings, *, undecodable=(), **options) -> tuple[torch.nn.Module, FitResult]:
@@ -85,8 +89,49 @@ def test_a_loss_that_is_no_number_names_step_and_samples() -> None:
     model = small.model()
     with torch.no_grad():
         model.model.multi_modal_projector.linear_1.bias[0] = float("nan")
-    with pytest.raises(StageFailed, match=r"step 1 of 12: the loss is nan.*pretrain/0000\d/\d"):
+    with pytest.raises(StageFailed, match=r"step 1: the loss is nan.*pretrain/0000\d/\d"):
         train(small.stage(), model=model)
+
+
+def poisoned(settings):
+    """Data of which one image makes every loss it is part of not a number; its step in the plan."""
+    source, table = small.data()
+    plan = small.plan(table, settings)
+    bad = plan.sequence(2 * settings.batch_size)[0]  # of the third step
+    source._pixels[ImageKey(*bad[:3])] = torch.full((3, 32, 32), float("nan"))
+    return source, plan
+
+
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_a_step_whose_loss_is_no_number_is_left_out(tmp_path: Path, action: str) -> None:
+    settings = small.stage(num_epochs=1)
+    source, plan = poisoned(settings)
+    notes: list[StepReport] = []
+    model = small.model()
+    result = fit(
+        model, plan, source, settings, pad_token_id=small.PAD, place=small.CPU, on_step=notes.append,
+        guard=LossGuard(TrainConfig(on_bad_loss=action)),
+        checkpoints=StepStore(Store(tmp_path), "w", 1e9, every_steps=1, keep=2),
+    )  # fmt: skip
+    assert [math.isnan(loss) for loss in result.losses] == [False, False, True, False, False, False]
+    assert [report.step for report in notes if report.note] == [3]
+    assert "the loss is nan" in next(report.note for report in notes if report.note)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    _, expected = train(settings)
+    assert result.losses[:2] == expected.losses[:2]
+
+
+def test_going_back_without_a_save_starts_at_the_beginning(tmp_path: Path) -> None:
+    settings = small.stage(num_epochs=1)
+    source, plan = poisoned(settings)
+    steps: list[int] = []
+    result = fit(
+        small.model(), plan, source, settings, pad_token_id=small.PAD, place=small.CPU,
+        on_step=lambda report: steps.append(report.step), guard=LossGuard(TrainConfig(on_bad_loss="rollback")),
+        checkpoints=StepStore(Store(tmp_path), "w", 1e9),
+    )  # fmt: skip
+    assert steps == [1, 2, 3, 1, 2, 3, 4, 5, 6]
+    assert math.isnan(result.losses[2])
 
 
 class Killed(Exception):
