@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,17 +50,6 @@ class Course:
     """What the guard of the loss remembers."""
 
 
-@dataclass
-class _Pending:
-    """A save on its way."""
-
-    folder: str
-    course: Course
-    written: Future[Any]
-    local: Path | None
-    """Where this rank's files wait to be uploaded; None: they are written in their place."""
-
-
 class StepStore:
     """Keeps the state of one piece of work in a folder, its last `keep` saves. Every rank has one."""
 
@@ -69,7 +59,7 @@ class StepStore:
         self._keep = max(1, keep)
         self._saved_at = time.monotonic()
         self._kept: list[dict[str, Any]] = []
-        self._pending: _Pending | None = None
+        self._on_its_way: Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
         self._attempt = ""
 
@@ -81,6 +71,7 @@ class StepStore:
         Called by all ranks. Raises CheckpointError when the saved tensors are not those of this model.
         """
         self._begin(place)
+        self._saved_at = time.monotonic()
         marker = self._marker()
         if marker is None or marker["work"] != self._work:
             return None
@@ -106,8 +97,6 @@ class StepStore:
 
     def _begin(self, place: Place) -> None:
         """Ranks agree on a name for this attempt: what another left half-written must never mix with its files."""
-        self._saved_at = time.monotonic()
-        self._pending = None
         if self._attempt:
             return
         name = [uuid.uuid4().hex[:8]]
@@ -127,25 +116,18 @@ class StepStore:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save is on its way; the same on all ranks."""
-        return self._pending is not None
-
-    @property
-    def is_written(self) -> bool:
-        """Whether this rank's part of the save on its way has arrived. Raises what went wrong on the way."""
-        if self._pending is None or not self._pending.written.done():
-            return False
-        self._pending.written.result()
-        return True
+        """Whether a save is on its way, as this rank sees it. Raises what has gone wrong with it."""
+        if self._on_its_way is not None and self._on_its_way.done():
+            self._on_its_way.result()
+            self._on_its_way = None
+        return self._on_its_way is not None
 
     def start(
         self, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, course: Course, place: Place
     ) -> None:
-        """Copy the state to main memory and begin to write it. Called by all ranks, none of which has a save under
-        way.
-        """
-        assert self._pending is None
-        self._begin_once(place)
+        """Copy the state to main memory and begin to write it. Called by all ranks, none of which is busy."""
+        assert self._on_its_way is None
+        self._begin(place)
         folder = f"step-{len(course.losses):08d}-{self._attempt}"
         local = None if self._store.is_local else Path(tempfile.mkdtemp(prefix="vila2-state-"))
         target = local or Path(self._store.path(folder))
@@ -157,17 +139,27 @@ class StepStore:
             no_dist=place.world == 1,
         )
         assert isinstance(saved, Future)
-        written = saved if local is None else _then(saved, lambda: self._upload(local, folder))
         copied = Course(list(course.losses), course.seconds, course.num_updates, dict(course.guard))
-        self._pending = _Pending(folder, copied, written, local)
+        self._on_its_way = _then(saved, lambda: self._written(local, folder, copied, place))
         self._saved_at = time.monotonic()
 
-    def commit(self, place: Place) -> None:
-        """All ranks' files have arrived: rank 0 names the save in the marker, and older ones are let go."""
-        assert self._pending is not None
-        pending, self._pending = self._pending, None
-        course = pending.course
-        entry = {"folder": pending.folder, "step": len(course.losses), "seconds": course.seconds}
+    def settle(self, place: Place) -> None:
+        """Wait for a save on its way. Called by all ranks at the same step."""
+        if self._on_its_way is not None:
+            self._on_its_way.result()
+            self._on_its_way = None
+        place.barrier()  # no rank reads before rank 0 has named it
+
+    def _written(self, local: Path | None, folder: str, course: Course, place: Place) -> None:
+        """In the thread that wrote this rank's files: bring them to their place; once all ranks have, name them."""
+        if local is not None:
+            try:
+                self._store.upload_folder(local, folder)
+            finally:
+                shutil.rmtree(local, ignore_errors=True)
+        if self._group is not None:
+            dist.barrier(group=self._group)
+        entry = {"folder": folder, "step": len(course.losses), "seconds": course.seconds}
         entry |= {"num_updates": course.num_updates, "guard": course.guard}
         self._kept = [*(kept for kept in self._kept if kept["step"] < len(course.losses)), entry][-self._keep :]
         if place.rank == 0:
@@ -175,33 +167,10 @@ class StepStore:
             self._store.write_text(_MARKER, json.dumps(marker))
             self._tidy(self._kept)
 
-    def settle(self, place: Place) -> None:
-        """Wait for a save on its way, and commit it. Called by all ranks at the same step."""
-        if self._pending is not None:
-            self._pending.written.result()
-            place.barrier()
-            self.commit(place)
-            place.barrier()  # no rank reads before rank 0 has named it
-
-    def finish(self, place: Place) -> None:
-        """Like `settle` for a process alone, at any time: ranks that fail cannot wait for each other."""
-        if place.world == 1:
-            self.settle(place)
-
     def clear(self) -> None:
         """Delete all state: the work is done, or was other work."""
         self._store.delete(_MARKER)
         self._tidy([])
-
-    def _begin_once(self, place: Place) -> None:
-        if not self._attempt:
-            self._begin(place)
-
-    def _upload(self, local: Path, folder: str) -> None:
-        try:
-            self._store.upload_folder(local, folder)
-        finally:
-            shutil.rmtree(local, ignore_errors=True)
 
     def _tidy(self, kept: list[dict[str, Any]]) -> None:
         names = {entry["folder"] for entry in kept}
@@ -223,9 +192,9 @@ def _tensors(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer)
     return tensors
 
 
-def _then(first: Future[Any], work: Any) -> Future[Any]:
+def _then(first: Future[Any], work: Callable[[], None]) -> Future[None]:
     """A future of `work`, done in the thread that finishes `first`."""
-    after: Future[Any] = Future()
+    after: Future[None] = Future()
 
     def run(done: Future[Any]) -> None:
         try:

@@ -97,7 +97,7 @@ class RankRun:
         self._num_batches = math.ceil(math.ceil(plan.batch_size / place.world) / stage.micro_batch_size)
         self._course = Course()
         self._watched_at = time.monotonic()
-        self._is_due = self._is_leaving = False
+        self._is_due = self._is_busy = self._is_leaving = False
 
     def train(self, reader: Reader, on_step: Callable[[StepReport], None] | None) -> FitResult:
         """From the last saved step, or the first, to the end."""
@@ -105,7 +105,7 @@ class RankRun:
         result = FitResult([], first_step=len(self._course.losses))
         began, before = time.monotonic(), self._course.seconds
         try:
-            while len(self._course.losses) < self._plan.num_steps:
+            while not self._has_ended:
                 last = time.monotonic()
                 for data in reader.steps(len(self._course.losses), self._cache):
                     waited = time.monotonic() - last
@@ -123,8 +123,8 @@ class RankRun:
                     if went_back:
                         break
         finally:
-            if self._checkpoints is not None:
-                self._checkpoints.finish(self._place)
+            if self._checkpoints is not None and (self._place.world == 1 or self._has_ended):
+                self._checkpoints.settle(self._place)  # a rank that fails must not wait for the others
         result.losses, result.seconds = self._course.losses, self._course.seconds
         return result
 
@@ -228,6 +228,10 @@ class RankRun:
             self._save()
             self._checkpoints.settle(self._place)
 
+    @property
+    def _has_ended(self) -> bool:
+        return len(self._course.losses) == self._plan.num_steps
+
     def _go_back(self) -> None:
         assert self._checkpoints is not None, "a guard that goes back needs saved state"
         self._checkpoints.settle(self._place)
@@ -239,7 +243,7 @@ class RankRun:
         self._guard.rolled_back(len(found.losses))
 
     def _save_if_due(self) -> None:
-        if self._checkpoints is not None and self._is_due and not self._checkpoints.is_busy:
+        if self._checkpoints is not None and self._is_due and not self._is_busy:
             self._save()
 
     def _save(self) -> None:
@@ -250,18 +254,16 @@ class RankRun:
     # What ranks must agree on travels with the loss.
 
     def _wishes(self) -> tuple[float, float, float]:
-        """(rank 0: save after this step, rank 0: look for notices, this rank's part of the last save is written)."""
-        written = self._checkpoints is not None and self._checkpoints.is_written
+        """(rank 0: save after this step, rank 0: look for notices, this rank: the last save is on its way)."""
+        busy = self._checkpoints is not None and self._checkpoints.is_busy
         if self._place.rank:
-            return 0.0, 0.0, float(written)
+            return 0.0, 0.0, float(busy)
         due = self._checkpoints is not None and self._checkpoints.is_due(len(self._course.losses) + 1)
         looks = self._watch is not None and time.monotonic() - self._watched_at >= self._watch.every_seconds
-        return float(due), float(looks), float(written)
+        return float(due), float(looks), float(busy)
 
-    def _hear(self, due: float, looks: float, num_written: float) -> None:
-        self._is_due = due > 0
-        if self._checkpoints is not None and self._checkpoints.is_busy and num_written == self._place.world:
-            self._checkpoints.commit(self._place)
+    def _hear(self, due: float, looks: float, num_busy: float) -> None:
+        self._is_due, self._is_busy = due > 0, num_busy > 0
         if looks and self._watch is not None:
             self._watched_at = time.monotonic()
             leaving = self._watch.is_leaving()

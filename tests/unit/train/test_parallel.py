@@ -34,7 +34,7 @@ def train(place: Place, name: str, **options: Any) -> tuple[list[float], dict[st
         for key, tokens in list(source._tokens.items()):
             if key.row % 2:
                 source._tokens[key] = type(tokens)(
-                    tokens.input_ids[[0, *range(5, len(tokens.input_ids))]], tokens.supervised[4:], None
+                    tokens.input_ids[[0, *range(5, len(tokens.input_ids))]], tokens.supervised[4:], ()
                 )
     model = options.pop("model", None) or small.model()
     result = fit(model, small.plan(table, settings), source, settings, pad_token_id=small.PAD, place=place, **options)
