@@ -28,7 +28,7 @@ from vila2_ray.model.loading import check_checkpoint, checkpoint_digest, load_mo
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store, absolute
 from vila2_ray.train.children import run_child
-from vila2_ray.train.job import TrainingJob, TrainingSummary, thinned
+from vila2_ray.train.job import TrainingJob, TrainingSource, TrainingSummary, thinned
 from vila2_ray.train.packplan import PackPlan
 from vila2_ray.train.work import ready_plan
 
@@ -69,6 +69,7 @@ def run_external(job: TrainingJob, progress: Progress) -> TrainingSummary:
         num_masked=0,
         num_truncated=int(job.packs.read_metadata(_PLAN)["num_truncated"]),
         num_dropped=plan.num_too_long + plan.num_empty,
+        by_source=plan.by_source(),
     )
     job.state.write_text(_FINISHED, json.dumps({"work": work, "summary": asdict(summary)}))
     return summary
@@ -81,20 +82,7 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
     item that is not in it was screened out, taken down, or is too long; it must not be trained on. Row n of a shard's
     caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out.
     """
-    config, corpus = job.config, job.corpus
-    shards = [
-        {
-            "source": ref.source, "shard": ref.shard, "uri": ref.uri, "kind": ref.kind,
-            "layers": [
-                {
-                    "captions": layer.store.path(layer.path(ref.source, ref.shard)),
-                    "verdicts": verdicts.store.path(verdicts.path(ref.source, ref.shard)) if verdicts else None,
-                }
-                for layer, verdicts in job.layers
-            ],
-        }
-        for ref in corpus.shards
-    ]  # fmt: skip
+    config = job.config
     init = job.init_folder.uri if isinstance(job.init_folder, Store) else absolute(str(job.init_folder))
     return {
         "format_version": FORMAT_VERSION,
@@ -111,12 +99,33 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
         "state": job.state.sub("command").uri,
         "plan": job.packs.path(_PLAN),
         "num_steps": plan.num_steps,
-        "columns": asdict(corpus.columns),
-        "max_pixels": corpus.max_pixels,
-        "shards": shards,
+        "sources": [_told(source) for source in job.sources],
         "fuse": asdict(config.fuse),
         "cut_at_repeated_sentence": config.filters.cut_at_repeated_sentence,
         "prompts": Prompts((), config.recaption.prompts).texts,
+    }
+
+
+def _told(source: TrainingSource) -> dict[str, Any]:
+    """A source's shards, each with the files of its caption layers."""
+    corpus = source.corpus
+    shards = []
+    for ref in corpus.shards:
+        layers = [
+            {
+                "captions": layer.store.path(layer.path(ref.source, ref.shard)),
+                "verdicts": verdicts.store.path(verdicts.path(ref.source, ref.shard)) if verdicts else None,
+            }
+            for layer, verdicts in source.layers
+        ]
+        shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "layers": layers})
+    return {
+        "source": corpus.source,
+        "kind": source.kind,
+        "share": source.share._asdict(),
+        "columns": asdict(corpus.columns),
+        "max_pixels": corpus.max_pixels,
+        "shards": shards,
     }
 
 

@@ -33,7 +33,7 @@ class Samples(IterableDataset):
         self.planned = set(zip(plan["shard"], plan["row"], strict=True))
 
     def __iter__(self) -> Iterator[tuple[Image.Image, str]]:
-        for shard in self.manifest["shards"]:
+        for shard in self.manifest["sources"][0]["shards"]:
             captions: dict[int, list[str]] = {}
             for layer in shard["layers"]:
                 for row in pq.read_table(layer["captions"]).to_pylist():

@@ -90,8 +90,10 @@ def test_it_trains_on_shards_and_layers_and_its_folder_is_the_stages(tmp_path: P
     assert (told["stage"], told["model"], told["seed"], told["num_steps"]) == ("pretrain", "m", 0, 3)
     assert told["settings"]["trained"] == ["connector", "language"]
     assert told["prompts"]["detailed"] == job.config.recaption.prompts["detailed"]
+    assert [(s["source"], s["kind"], len(s["shards"])) for s in told["sources"]] == [("pretrain", "pairs", 2)]
     assert pq.read_metadata(told["plan"]).num_rows == 12
-    said = [json.loads(line) for line in Path(job.state.uri, "command.log").read_text().splitlines() if line[0] == "{"]
+    lines = Path(job.state.uri, "command.log").read_text().splitlines()
+    said = [json.loads(line) for line in lines if line.startswith("{")]
     assert said[7]["text"] == "a picture of thing 1 1 seen 1 1"
 
     assert run_training(job, Heard()) == summary, "what is finished is not trained again"
