@@ -489,6 +489,11 @@ class TrainConfig:
     two are told where to by their own environment variables."""
     tracking_project: str = operational("vila2")
     """MLflow's experiment, W&B's project."""
+    command: tuple[str, ...] = ()
+    """Words of a command that trains in our place: it gets the path of a manifest and leaves a Hugging Face folder
+    (train/external.py). Empty: we train."""
+    command_stages: tuple[TrainingStage, ...] = operational(("align", "pretrain", "sft"))
+    """Stages that the command trains; the others are ours. Fingerprints hold the command where it trains."""
     check_with_vllm: bool = operational(False)
     """Before a stage is finished, its folder is also served by vLLM, where that runs, and must answer as trained."""
 
@@ -509,6 +514,10 @@ class TrainConfig:
         if name not in get_args(TrainingStage):
             raise ConfigError("train stage", name, f"one of {', '.join(get_args(TrainingStage))}")
         return getattr(self, name)
+
+    def command_of(self, name: str) -> tuple[str, ...]:
+        """The command that trains this stage; empty where we do."""
+        return self.command if name in self.command_stages else ()
 
 
 @dataclass(frozen=True)

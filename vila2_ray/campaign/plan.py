@@ -82,7 +82,13 @@ def stages(config: Config) -> list[Stage]:
         ]
     if config.rounds.fraction < 1 and config.rounds.max:
         plan += _captioning(config, "full", None, None)
+    plan = [_by_command(stage, config) for stage in plan]
     return _with_screening(plan, config) + [Stage(name, name) for name in LAST_STAGES]
+
+
+def _by_command(stage: Stage, config: Config) -> Stage:
+    """A training stage that a command takes over is other work: its words decide what is made."""
+    return replace(stage, fields=(*stage.fields, "train.command")) if config.train.command_of(stage.kind) else stage
 
 
 def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:

@@ -116,8 +116,9 @@ class TrainingSummary:
     num_supervised: int
     seconds: float
     """Spent on the stage, interrupted attempts up to their last saved step included."""
-    first_loss: float
-    last_loss: float
+    first_loss: float | None
+    last_loss: float | None
+    """None where another trainer told of none."""
     losses: list[tuple[int, float]]
     """(step from 1, mean loss over the step's supervised tokens), at most 500 of them, evenly spaced."""
     digest: str

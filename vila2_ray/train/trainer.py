@@ -15,6 +15,7 @@ from typing import Any
 
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
+from vila2_ray.train.external import run_external
 from vila2_ray.train.job import TrainingJob, TrainingSummary
 from vila2_ray.train.loop import StepReport, Watch
 from vila2_ray.train.parallelize import find_place
@@ -45,7 +46,10 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
 
     A dead worker is replaced `train.max_failures` times; training then goes on from the saved state.
     Raises StageFailed when that was not enough or the loss is not a number, else what the ranks raised.
+    Where `train.command` is configured for the stage, it trains in their place.
     """
+    if job.config.train.command_of(job.stage):
+        return run_external(job, progress)
     import ray
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
