@@ -28,7 +28,7 @@ LEVELS = (
         "train.packplan",
         "evaluate.ranking",
     ),
-    ("storage", "s3", "globs"),
+    ("nodecache", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "model"),
     ("recaption", "train", "evaluate", "recipes"),
