@@ -128,11 +128,13 @@ def _summaries(
 def ranges_in_flight(config: RecaptionConfig) -> int:
     """Ranges that an actor works on at once: those that fill the engine, one that ends, and one that begins.
 
-    Or a few more: Ray 2.60 rounds an actor's resources per range to five places (`ExecutionResources`); where that goes
-    downward, its cluster autoscaler asks for one actor less than an elastic pool may have, and a pool of one stays one.
+    In an elastic pool a few more: Ray 2.60 rounds an actor's resources per range to five places (`ExecutionResources`);
+    where that goes downward, its cluster autoscaler asks for one actor less than there may be, and one stays one.
     """
     engine = config.engine
     most = min(64, 2 + math.ceil(2 * engine.batch_size / (config.range_rows * config.num_variants)))
+    if engine.min_actors == engine.max_actors:
+        return most
     shares = engine.cpus_per_actor, engine.gpus_per_actor
     fitting = (n for n in range(most, 2 * most) if all(round(share / n, 5) * n >= share for share in shares))
     return next(fitting, most)

@@ -14,7 +14,7 @@ from vila2_ray.recaption.pipeline import ranges_in_flight
 def test_ranges_of_an_actor_add_up_to_its_resources_as_ray_rounds_them(
     batch_size: int, cpus: float, gpus: float
 ) -> None:
-    engine = EngineConfig(batch_size=batch_size, cpus_per_actor=cpus, gpus_per_actor=gpus)
+    engine = EngineConfig(batch_size=batch_size, max_actors=9, cpus_per_actor=cpus, gpus_per_actor=gpus)
     number = ranges_in_flight(RecaptionConfig(engine=engine))
     assert number * 256 >= min(62 * 256, 2 * batch_size), "enough to keep the engine full"
     assert number <= 128
@@ -22,3 +22,7 @@ def test_ranges_of_an_actor_add_up_to_its_resources_as_ray_rounds_them(
     range_of_it = actor.scale(1 / number)
     assert range_of_it.cpu * number >= cpus
     assert range_of_it.gpu * number >= gpus
+
+
+def test_a_pool_of_a_fixed_size_takes_no_more_than_fills_its_engines() -> None:
+    assert ranges_in_flight(RecaptionConfig(engine=EngineConfig(batch_size=128, min_actors=2, max_actors=2))) == 3
