@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vila2_ray.errors import StageFailed
-from vila2_ray.storage import cache_folder
+from vila2_ray.nodecache import cache_folder
 
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0

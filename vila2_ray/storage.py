@@ -32,6 +32,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vila2_ray.errors import ConditionFailed, ConfigError, CorpusError, StorageError
+from vila2_ray.nodecache import cached_folder
 
 _TEMPORARY = ".tmp-"
 _CHUNK_BYTES = 8 << 20
@@ -253,31 +254,25 @@ class Store:
     def local_folder(self, name: str = "") -> Path:
         """This folder on the local disk: itself, or a copy in this node's cache.
 
-        The copy is made once for each content (names, sizes and times of the files), whatever number of processes asks.
+        The copy is made once for each content (names, sizes and times of the files), whatever number of processes asks,
+        and stays at least until this process ends; see `nodecache`.
         Raises StorageError when the folder is missing.
         """
         source = self.sub(name) if name else self
         if self.is_local:
             return Path(source.uri)
-        files = source.stamps()
+        files = dict(source._files("", ""))
         if not files:
             raise StorageError(f"{source.uri}: no such folder")
-        content = json.dumps([source.uri, files])
-        target = cache_folder("folders", hashlib.sha256(content.encode()).hexdigest()[:32])
-        with open(target.with_name(target.name + ".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
-                source._fetch(target, list(files))
-        return target
+        stamps = {name: _stamp(info, is_local=False) for name, info in files.items()}
+        content = hashlib.sha256(json.dumps([source.uri, stamps]).encode()).hexdigest()[:32]
+        num_bytes = sum(int(info.size) for info in files.values())
+        return cached_folder(content, num_bytes, lambda folder: source._fetch(folder, list(files)))
 
-    def _fetch(self, target: Path, names: Sequence[str]) -> None:
-        """Copy files to a local folder that appears when it is whole; only under its lock."""
-        staging = target.with_name(_TEMPORARY + target.name)
-        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed while it copied
+    def _fetch(self, folder: Path, names: Sequence[str]) -> None:
         with self._said(""), ThreadPoolExecutor(8) as pool:
-            for _ in pool.map(lambda name: _write_local(staging / name, self.open(name)), names):
+            for _ in pool.map(lambda name: _write_local(folder / name, self.open(name)), names):
                 pass
-        staging.rename(target)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -360,13 +355,6 @@ def _s3() -> ModuleType:
     from vila2_ray import s3  # boto3 is slow to import, and local folders do without
 
     return s3
-
-
-def cache_folder(*parts: str) -> Path:
-    """A folder under `$VILA2_CACHE` (default `~/.cache/vila2_ray`); the parent exists."""
-    path = Path(os.environ.get("VILA2_CACHE") or "~/.cache/vila2_ray").expanduser().joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _content_version(data: bytes) -> str:

@@ -35,8 +35,15 @@ def configuration(max_workers: int, idle_seconds: float, address: str) -> dict[s
         "max_workers": max_workers,
         "upscaling_speed": 10.0,
         "idle_timeout_minutes": idle_seconds / 60,
-        # a node that was killed is given up, not mended over SSH
-        "provider": {"type": "fake_multinode", "gcs_address": address, "disable_node_updaters": True},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            # all nodes have this machine's address: told apart by it, none is seen to be idle and none to be dead
+            "use_node_id_as_ip": True,
+            # a node that was killed is given up, not mended over SSH
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "auth": {},
         "docker": {},
         "head_node_type": HEAD,
@@ -97,6 +104,28 @@ def _connect(address: str, folder: Path, started: subprocess.Popen[bytes]) -> No
             time.sleep(0.5)
 
 
-def worker_nodes() -> int:
-    """Nodes beside the head that are alive."""
-    return sum(node["Alive"] for node in ray.nodes()) - 1
+def worker_nodes() -> set[str]:
+    """Ids of the nodes beside the head that are alive."""
+    return {
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]
+    }
+
+
+def caption_actors(head: psutil.Process) -> list[psutil.Process]:
+    """Processes of the cluster in which a caption actor is."""
+    found = []
+    for process in head.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [process] if "MapBatches(CaptionActor)" in " ".join(process.cmdline()) else []
+    return found
+
+
+def kill_node(head: psutil.Process, node: str) -> None:
+    """End the raylet of a worker node and all that it started, by their ids, as a machine that goes dark would."""
+    for process in head.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.name() == "raylet" and process.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING") == node:
+                for of_node in [process, *process.children(recursive=True)]:
+                    of_node.kill()
+                return
+    raise ProcessLookupError(f"no raylet of node {node}")

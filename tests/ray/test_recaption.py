@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.unit.recaption.pictures import Known, bad_pictures, make_job, write_shards
 from vila2_ray.config import EngineConfig
+from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.fake import fake_caption
-from vila2_ray.errors import CheckpointError, StageFailed
+from vila2_ray.errors import CheckpointError, StageFailed, StorageError
 from vila2_ray.progress import NullProgress
 from vila2_ray.recaption.job import RecaptionJob
 from vila2_ray.recaption.pipeline import recaption
@@ -154,6 +158,94 @@ def test_an_engine_that_always_dies_ends_the_stage_with_a_sentence(corpus: tuple
     check(well, known)
 
 
+def test_an_engine_that_fails_every_request_ends_the_stage_and_leaves_no_failed_rows(
+    corpus: tuple[Path, Known], tmp_path: Path
+) -> None:
+    folder, known = corpus
+    keys = [image_key(make_job(folder), *place) for place in known]
+    checkpoint = fake_checkpoint(tmp_path / "fake", fail_image_keys=keys)
+    engine = EngineConfig(name="fake", batch_size=8, max_failed_ranges=3)
+    job = make_job(folder, "fails-all", checkpoint, engine=engine)
+    with pytest.raises(StageFailed, match=r"round-1: 3 row ranges in a row .* the fake engine fails here"):
+        recaption(job, NullProgress())
+    assert (job.layer.shards(), job.parts.ranges()) == ([("pretrain", "00002")], {}), "the empty one"
+    well = make_job(folder, "fails-all", engine=engine)
+    recaption(well, NullProgress())
+    check(well, known)
+
+
+def test_ranges_that_fail_between_others_are_failed_rows(corpus: tuple[Path, Known], tmp_path: Path) -> None:
+    folder, _ = corpus
+    keys = [image_key(make_job(folder), "00000", row) for row in (*range(16, 32), *range(48, 64))]
+    checkpoint = fake_checkpoint(tmp_path / "fake", fail_image_keys=keys)
+    engine = EngineConfig(name="fake", batch_size=8, max_failed_ranges=3)
+    summary = recaption(make_job(folder, "fails-some", checkpoint, engine=engine), NullProgress())
+    assert (summary.num_samples, summary.num_captioned, summary.num_failed) == (119, 119 - 34, 34), (
+        "32 of them, and two bad pictures"
+    )
+
+
+class TellingParts(Parts):
+    """Tells which processes have written."""
+
+    def write(self, source: str, shard: str, start: int, stop: int, table: pa.Table) -> None:
+        self.store.write_text(f"actors/{os.getpid()}", "")
+        super().write(source, shard, start, stop, table)
+
+
+def test_the_pool_grows_with_the_backlog(tmp_path: Path) -> None:
+    known = write_shards(tmp_path / "corpus", [400])
+    checkpoint = fake_checkpoint(tmp_path / "fake", seconds_per_step=0.4)
+    job = make_job(
+        tmp_path,
+        checkpoint=checkpoint,
+        engine=EngineConfig(name="fake", batch_size=8, max_actors=2, cpus_per_actor=0.5),
+    )
+    job = dataclasses.replace(job, parts=TellingParts(job.parts.store))
+    recaption(job, NullProgress())
+    assert len(job.parts.store.list("actors")) == 2
+    check(job, known)
+
+
+class FailingParts(Parts):
+    """Parts on a storage that fails the first `times` writes of each range that starts at one of `starts`."""
+
+    def __init__(self, parts: Parts, starts: set[int], times: int) -> None:
+        super().__init__(parts.store)
+        self.starts, self.times = starts, times
+
+    def write(self, source: str, shard: str, start: int, stop: int, table: pa.Table) -> None:
+        failed = self.store.list(f"failed/{shard}-{start}")
+        if start in self.starts and len(failed) < self.times:
+            self.store.write_text(f"failed/{shard}-{start}/{len(failed)}", "")
+            raise StorageError(f"{shard}/{start}: no success in 3 attempts")
+        super().write(source, shard, start, stop, table)
+
+
+@pytest.mark.parametrize(
+    ("starts", "times", "raised", "match"),
+    [
+        ({16, 48}, 1, None, ""),
+        ({16}, 2, StorageError, "00000/16: no success"),
+        (set(range(0, 119, 16)), 9, StageFailed, r"3 row ranges in a row .* no success in 3 attempts"),
+    ],
+)
+def test_a_storage_that_fails_a_range_is_tried_again_once(
+    corpus: tuple[Path, Known], starts: set[int], times: int, raised: type[Exception] | None, match: str
+) -> None:
+    folder, known = corpus
+    engine = EngineConfig(name="fake", batch_size=8, max_failed_ranges=3)
+    well = make_job(folder, f"storage-{len(starts)}-{times}", engine=engine)
+    job = dataclasses.replace(well, parts=FailingParts(well.parts, starts, times))
+    if raised is None:
+        assert recaption(job, NullProgress()).num_samples == 119
+    else:
+        with pytest.raises(raised, match=match):
+            recaption(job, NullProgress())
+        recaption(well, NullProgress())  # the storage is well again
+    check(well, known)
+
+
 def test_a_request_that_fails_alone_is_a_failed_row(corpus: tuple[Path, Known], tmp_path: Path) -> None:
     folder, _ = corpus
     victim = image_key(make_job(folder, "fails"), "00001", 20)
@@ -161,6 +253,37 @@ def test_a_request_that_fails_alone_is_a_failed_row(corpus: tuple[Path, Known], 
     assert recaption(job, NullProgress()).num_failed == 4
     row = job.layer.read("pretrain", "00001").to_pylist()[20]
     assert (row["status"], row["error"], row["image_sha256"]) == ("failed", "engine_error", victim)
+
+
+def test_kept_captions_are_not_counted_as_made_when_an_actor_dies_between_writing_and_telling(
+    corpus: tuple[Path, Known], tmp_path: Path
+) -> None:
+    folder, known = corpus
+    part = make_job(folder, "died-part", fraction=0.5)
+    some = recaption(part, NullProgress())
+    full = make_job(folder, "died-full", keep=part.layer)
+    full = dataclasses.replace(full, parts=DyingParts(full.parts, tmp_path / "died"))
+    summary = recaption(full, NullProgress())
+    assert (tmp_path / "died").exists(), "nothing died, so nothing was tested"
+    check(full, known)
+    assert (summary.num_samples, summary.num_kept) == (119, some.num_captioned)
+    assert (summary.num_captioned, summary.num_failed) == (116 - some.num_captioned, 3)
+    rows = full.layer.to_table().to_pylist()
+    assert summary.num_tokens + some.num_tokens == sum(row["num_output_tokens"] or 0 for row in rows)
+
+
+class DyingParts(Parts):
+    """Ends the process once, right after a part is written."""
+
+    def __init__(self, parts: Parts, died: Path) -> None:
+        super().__init__(parts.store)
+        self.died = died
+
+    def write(self, source: str, shard: str, start: int, stop: int, table: pa.Table) -> None:
+        super().write(source, shard, start, stop, table)
+        if not self.died.exists():
+            self.died.touch()
+            os._exit(1)
 
 
 def test_what_an_actor_cannot_load_is_said_by_its_own_name(corpus: tuple[Path, Known]) -> None:

@@ -30,7 +30,7 @@ LEVELS = (
         "train.throughput",
         "evaluate.ranking",
     ),
-    ("storage", "s3", "globs"),
+    ("nodecache", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "model"),
     ("recaption", "train", "evaluate", "recipes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -15,11 +16,12 @@ import pyarrow as pa
 from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
-from vila2_ray.errors import EngineDied
+from vila2_ray.errors import EngineDied, Reason, StorageError
 from vila2_ray.recaption.feed import EngineFeed
 from vila2_ray.recaption.job import CaptionPlan, RecaptionJob
 from vila2_ray.recaption.rows import Captioning, to_table
 from vila2_ray.recaption.source import packed_error, unpack
+from vila2_ray.schema import Status
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -39,10 +41,13 @@ SUMMARY = pa.schema(
         pa.field("failed", pa.int32()),
         pa.field("not_selected", pa.int32()),
         pa.field("tokens", pa.int64()),
+        pa.field("actor", pa.string()),
+        pa.field("problem", pa.string()),  # the first engine error of a range that got no caption and was not written
         pa.field("engine", pa.string()),
         pa.field("opened_at", pa.float64()),  # Unix time at which the actor's engine was there
         *(pa.field(f"{part}_seconds", pa.float64()) for part in PARTS_OF_WORK),
-        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range is set
+        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but range, actor and this is set
+        pa.field("may_pass", pa.bool_()),  # the error is the storage's, in reading the range or writing its part
     ]
 )
 
@@ -57,10 +62,13 @@ class ActorSpec:
     parts: Parts
     settings: dict[str, Any]
     """Keyword arguments of `open_engine`."""
+    is_last_try: bool = False
+    """Whether a range that the engine fails whole is written as failed rows; if not, it is only told of."""
 
     @classmethod
-    def of(cls, job: RecaptionJob) -> ActorSpec:
-        return cls(job.checkpoint_folder, job.config.engine, job.plan, job.parts, job.config.engine_settings)
+    def of(cls, job: RecaptionJob, is_last_try: bool = False) -> ActorSpec:
+        settings = job.config.engine_settings
+        return cls(job.checkpoint_folder, job.config.engine, job.plan, job.parts, settings, is_last_try)
 
 
 class CaptionActor:
@@ -72,6 +80,7 @@ class CaptionActor:
 
     def __init__(self, spec: ActorSpec) -> None:
         self._spec = spec
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._opening = threading.Lock()
         self._opened: EngineFeed | None = None
 
@@ -80,29 +89,36 @@ class CaptionActor:
         return pa.Table.from_pylist(rows, schema=SUMMARY)
 
     def _one(self, piece: dict[str, Any]) -> dict[str, Any]:
-        where = {name: piece[name] for name in ("source", "shard", "start", "stop")}
+        where = {name: piece[name] for name in ("source", "shard", "start", "stop")} | {"actor": self._name}
         if piece["error"] is not None:
-            return {**where, "error": piece["error"]}
+            return {**where, "error": piece["error"], "may_pass": piece["may_pass"]}
         try:
-            return {**where, **self._caption(piece)}
+            feed = self._feed()
         except Exception as error:
-            return {**where, "error": packed_error(error)}
+            return {**where, "error": packed_error(error), "may_pass": False}
+        try:
+            return {**where, **self._caption(piece, feed)}
+        except Exception as error:
+            return {**where, "error": packed_error(error), "may_pass": isinstance(error, StorageError)}
 
-    def _caption(self, piece: dict[str, Any]) -> dict[str, Any]:
-        """Write the range's part; figures of it."""
-        plan, feed = self._spec.plan, self._feed()
+    def _caption(self, piece: dict[str, Any], feed: EngineFeed) -> dict[str, Any]:
+        """Write the range's part; figures of it. Or the problem of one that the engine failed whole."""
+        plan = self._spec.plan
         source, shard, start, stop = piece["source"], piece["shard"], piece["start"], piece["stop"]
         samples = [unpack(source, shard, packed) for packed in piece.pop("samples")]
         captioning = Captioning(feed.engine, samples, plan)
         rows = captioning.rows(feed.answer(captioning.requests()))
+        num_captioned = sum(row["status"] == Status.CAPTIONED.value for row in rows)
+        errors = [row["error_detail"] for row in rows if row["error"] == Reason.ENGINE_ERROR.value]
+        if errors and not num_captioned and not self._spec.is_last_try:
+            return {"problem": errors[0]}
         began = time.monotonic()
         table = to_table([*rows, *piece["settled"]], start, stop, plan.num_variants)
         self._spec.parts.write(source, shard, start, stop, table)
-        status = [row["status"] for row in rows]
         return {
-            "captioned": status.count("captioned"),
+            "captioned": num_captioned,
             "kept": piece["num_kept"],
-            "failed": status.count("failed"),
+            "failed": len(rows) - num_captioned,
             "not_selected": len(piece["settled"]) - piece["num_kept"],
             "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
             "engine": f"{feed.engine.name} {feed.engine.version}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,16 +53,15 @@ def settle(
     for row, key in keys.items():
         sample_id = f"{shard}/{key}"
         before = kept.get(row, [])
-        captioned = [r for r in before if r["status"] == Status.CAPTIONED.value]
         if flags := screened.get(row):
             detail = f"screened: {', '.join(flags)}"
             settled.rows += [
                 {**_row(source, shard, row, sample_id, variant, Status.NOT_SELECTED), "error_detail": detail}
                 for variant in range(plan.num_variants)
             ]
-        elif len(captioned) == plan.num_variants == len(before) and before[0]["sample_id"] == sample_id:
-            settled.rows += captioned
-            settled.num_kept += len(captioned)
+        elif _is_kept(before, sample_id, plan.num_variants):
+            settled.rows += before
+            settled.num_kept += len(before)
         elif not selected(plan.plan_key, sample_id, plan.fraction):
             settled.rows += [
                 _row(source, shard, row, sample_id, variant, Status.NOT_SELECTED)
@@ -133,6 +133,18 @@ def died_rows(source: str, shard: str, row: int, key: str, num_variants: int) ->
     ]
 
 
+def figures_of(table: pa.Table, kept: Mapping[int, Sequence[Row]], num_variants: int) -> dict[str, int]:
+    """Figures of a part as its actor would have told them; `kept`: row → its rows in the layer to keep."""
+    figures: Counter[str] = Counter()
+    for row in table.select(["row", "sample_id", "status", "num_output_tokens"]).to_pylist():
+        captioned = row["status"] == Status.CAPTIONED.value
+        if captioned and _is_kept(kept.get(row["row"], []), row["sample_id"], num_variants):
+            figures["kept"] += 1
+        else:
+            figures.update({row["status"]: 1, "tokens": row["num_output_tokens"] or 0})
+    return dict(figures)
+
+
 def to_table(rows: Sequence[Row], start: int, stop: int, num_variants: int) -> pa.Table:
     """Rows [start, stop) of a shard as a CAPTION table in shard order: one row in, `num_variants` rows out."""
     ordered = sorted(rows, key=lambda row: (row["row"], row["variant"]))
@@ -159,6 +171,12 @@ def _requests(sample: Sample, digest: str, plan: CaptionPlan) -> list[Generation
         )
         for variant in range(plan.num_variants)
     ]
+
+
+def _is_kept(before: Sequence[Row], sample_id: str, num_variants: int) -> bool:
+    """Whether a sample's rows in the layer to keep, `before`, are taken over: all its variants are captioned there."""
+    captioned = [row for row in before if row["status"] == Status.CAPTIONED.value]
+    return len(captioned) == num_variants == len(before) and before[0]["sample_id"] == sample_id
 
 
 def _prompt_id(sample_id: str, variant: int, plan: CaptionPlan) -> str:

@@ -21,7 +21,7 @@ from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.screening import Screening
-from vila2_ray.errors import Reason, SampleError, StageFailed, Vila2Error
+from vila2_ray.errors import Reason, SampleError, StageFailed, StorageError, Vila2Error
 from vila2_ray.recaption.job import CaptionPlan
 from vila2_ray.recaption.plan import RowRange
 from vila2_ray.recaption.rows import Row, settle
@@ -46,7 +46,8 @@ RANGE = pa.schema(
         pa.field("settled", pa.list_(pa.struct(list(CAPTION)))),  # rows that need no engine
         pa.field("num_kept", pa.int32()),
         pa.field("read_seconds", pa.float64()),
-        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range is set
+        pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but the range and this is set
+        pa.field("may_pass", pa.bool_()),  # the error is the storage's
     ]
 )
 """One row per range, as it goes from reading to captioning."""
@@ -105,10 +106,10 @@ def read_window(
             if known is None or known.shard != piece.shard:
                 screened = _documents(corpus.index(piece.shard))
                 screened |= screening.flags(piece.source, piece.shard) if screening is not None else {}
-                known = _Known(piece.shard, _kept_rows(keep, piece) if keep is not None else {}, screened)
+                known = _Known(piece.shard, kept_rows(keep, piece) if keep is not None else {}, screened)
             row.update(_read_range(corpus, piece, plan, known))
         except Exception as error:  # the driver decides what it means for the whole
-            row["error"] = packed_error(error)
+            row |= {"error": packed_error(error), "may_pass": isinstance(error, StorageError)}
         yield pa.Table.from_pylist([row], schema=RANGE)
 
 
@@ -164,7 +165,8 @@ def _packed(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _kept_rows(keep: Layer, piece: RowRange) -> dict[int, list[Row]]:
+def kept_rows(keep: Layer, piece: RowRange) -> dict[int, list[Row]]:
+    """Row → its captions in the layer to keep, of the whole shard that `piece` is in."""
     if not keep.has(piece.source, piece.shard):
         return {}
     table = keep.read(piece.source, piece.shard)

@@ -13,7 +13,7 @@ from tests.unit.recaption.pictures import bad_pictures, make_job, write_shards
 from vila2_ray.config import SamplingConfig
 from vila2_ray.engines.fake import FakeBehaviour, FakeEngine, fake_caption
 from vila2_ray.errors import EngineDied
-from vila2_ray.recaption.rows import caption, settle, to_table
+from vila2_ray.recaption.rows import caption, figures_of, settle, to_table
 
 
 def test_every_caption_lands_on_its_own_sample(tmp_path: Path) -> None:
@@ -70,6 +70,19 @@ def test_rows_are_settled_by_share_and_by_the_layer_to_keep(tmp_path: Path) -> N
     assert full.num_kept == len(half.to_caption) - 1
     assert half.to_caption[0] in full.to_caption, "what failed before is tried again"
     assert {row["text"] for row in full.rows} == {row["text"] for row in first[1:]}
+
+
+def test_figures_of_a_part_tell_kept_captions_from_made_ones(tmp_path: Path) -> None:
+    write_shards(tmp_path / "corpus", [8], {(0, 7): b"no picture"})
+    job = make_job(tmp_path)
+    rows = caption(FakeEngine(), job.corpus.read("00000"), job.plan)
+    table = to_table(rows, 0, 8, 1)
+    kept = {row["row"]: [row] for row in rows[:3]}
+    kept[7] = [{**rows[7], "status": "failed"}]
+    told = figures_of(table, kept, 1)
+    assert {key: told[key] for key in ("captioned", "kept", "failed")} == {"captioned": 4, "kept": 3, "failed": 1}
+    assert told["tokens"] == sum(row["num_output_tokens"] for row in rows[3:7])
+    assert figures_of(table, {}, 1)["captioned"] == 7
 
 
 def test_the_seam_refuses_a_lost_and_a_doubled_row(tmp_path: Path) -> None:
