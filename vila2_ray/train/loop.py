@@ -24,6 +24,7 @@ from vila2_ray.errors import ConfigError, StageFailed
 from vila2_ray.train.checkpoint import Course, StepStore
 from vila2_ray.train.collate import Batch, empty_batch
 from vila2_ray.train.features import FeatureCache, LossModule, frozen_features
+from vila2_ray.train.feed import open_reader
 from vila2_ray.train.optimize import freeze, lr_factor, make_optimizer, set_lr
 from vila2_ray.train.packplan import PackPlan, rank_slice
 from vila2_ray.train.parallelize import Place, find_place
@@ -112,9 +113,10 @@ def fit(
     module = LossModule(model.train(), "vision" in stage.trained, place.compute_dtype)
     ready(module, place, weights=weights, activation_checkpointing=activation_checkpointing, compiles=compiles)
     run = _Run(module, plan, stage, place, feature_cache_bytes, checkpoints, watch)
-    reader = Reader(
-        plan, source, stage.micro_batch_size, pad_token_id, int(model.config.image_token_id),
-        place.rank, place.world,
+    reader = open_reader(
+        plan, source,
+        micro_batch_size=stage.micro_batch_size, pad_token_id=pad_token_id,
+        image_token_id=int(model.config.image_token_id), rank=place.rank, world=place.world,
     )  # fmt: skip
     result = run.train(reader, on_step)
     model.eval().set_attn_implementation(attention_before)
@@ -141,7 +143,7 @@ class _Run:
         # asked for only now: sharding has put other parameters in the place of the model's own
         self.trained = {name: p for name, p in module.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(self.trained, stage, module.model.config.model_type)
-        self.cache = FeatureCache(feature_cache_bytes if module.frozen_tower is not None else 0)
+        self.cache = FeatureCache(feature_cache_bytes if module.feature_bytes else 0, module.feature_bytes)
         self.course = Course()
         # sharded layers are gathered by all ranks together, so that all go through the same number of batches
         self._num_batches = math.ceil(math.ceil(plan.batch_size / place.world) / stage.micro_batch_size)
