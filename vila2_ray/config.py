@@ -450,6 +450,8 @@ class TrainConfig:
     sft: StageConfig = field(
         default_factory=lambda: StageConfig(trained=("vision", "connector", "language"), peak_lr=2e-5)
     )
+    data_workers: int = operational(0)
+    """CPUs beside those of each worker that read, decode and tokenize for it, by Ray Data. 0: a thread of its own."""
     shuffle_window: int = 65_536
     """Samples that are shuffled among each other, after shard order is."""
     num_workers: int = operational(1)
@@ -506,6 +508,8 @@ class TrainConfig:
             remedy = f"must divide train.num_workers, {self.num_workers}; 0 takes the workers of a node"
             raise ConfigError("train.shard_size", self.shard_size, remedy)
         _positive("train", self, "max_left_out_steps")
+        if self.data_workers < 0:
+            raise ConfigError("train.data_workers", self.data_workers, "must not be negative; 0 reads in the workers")
         if self.spike_factor < 0:
             raise ConfigError("train.spike_factor", self.spike_factor, "must not be negative; 0 is off")
         if self.spike_window < 16:

@@ -118,7 +118,8 @@ def measure(sample: Sample, max_pixels: int, looks: bool) -> dict[str, Any]:
 class ShardScreen:
     """Measures one shard and writes what needs no other shard to be said of it; picklable, runs anywhere, idempotent.
 
-    Of the held-out corpus itself only measures are written; of SFT shards, only what is held out is flagged.
+    Of the held-out corpus itself only measures are written; of other sources than pretrain, only what is held out is
+    flagged, a sample of several images for any of them.
     """
 
     corpus: Corpus
@@ -140,21 +141,25 @@ class ShardScreen:
 
     def _screened(self, ref: ShardRef) -> pa.Table:
         looks = self.config.near_duplicates or self.config.finds_heldout
-        rows = []
+        rows, pictures = [], []
         for sample in self.corpus.read(ref):
             key = {"source": ref.source, "shard": ref.shard, "row": sample.row, "sample_id": sample.sample_id}
             rows.append({**key, **measure(sample, self.corpus.max_pixels, looks), "flags": []})
-            sample.image = None
+            for data in sample.pictures.values():
+                single = dataclasses.replace(sample, image=data, problem=None)
+                pictures.append({"row": sample.row, **measure(single, self.corpus.max_pixels, looks)})
+            sample.image, sample.pictures = None, {}
         if ref.source == "pretrain":
             for row in rows:
                 row["flags"] += size_flags(row["width"], row["height"], self.config) if row["width"] else []
         if ref.source != HELDOUT and self.config.finds_heldout:
             known = known_pictures(self.verdicts.store, self.config.near_distance)
-            seen = [row for row in rows if row["phash"]]
+            seen = [row for row in (*rows, *pictures) if row["phash"]]
             alike = known.looks.near(as_numbers([row["phash"] for row in seen]))
             near = {row["row"] for row, is_near in zip(seen, alike, strict=True) if is_near}
+            same = {row["row"] for row in (*rows, *pictures) if row["image_sha256"] in known.sha256}
             for row in rows:
-                if row["row"] in near or row["image_sha256"] in known.sha256:
+                if row["row"] in near | same:
                     row["flags"].append(Flag.HELDOUT.value)
         return pa.Table.from_pylist(rows, schema=IMAGE_VERDICT)
 
@@ -247,21 +252,34 @@ class Screening:
         keys = self.corpus.index(shard)["key"].to_pylist()
         found = {row for row, key in enumerate(keys) if f"{shard}/{key}" in listed.sample_ids}
         if listed.urls or listed.sha256:
-            digests = self._digests(source, shard) if listed.sha256 else itertools.repeat(None)
+            digests = self._digests(source, shard) if listed.sha256 else itertools.repeat(frozenset[str]())
             samples = self.corpus.read(shard, images=False)
-            for sample, digest in zip(samples, digests, strict=False):
+            for sample, own in zip(samples, digests, strict=False):
                 told = str(sample.extra.get("sha256", "")).lower()  # of the picture before img2dataset resized it
-                if digest in listed.sha256 or told in listed.sha256 or sample.extra.get("url") in listed.urls:
+                if not listed.sha256.isdisjoint({*own, told}) or not listed.urls.isdisjoint(_urls(sample)):
                     found.add(sample.row)
         return sorted(found)
 
-    def _digests(self, source: str, shard: str) -> Iterable[str | None]:
-        """SHA-256 of every image of the shard in order: from its verdicts, else from the bytes."""
-        if self.verdicts is not None:
-            yield from self.verdicts.read(source, shard, ["image_sha256"])["image_sha256"].to_pylist()
+    def _digests(self, source: str, shard: str) -> Iterable[frozenset[str]]:
+        """SHA-256 of each sample's images, in order: from its verdicts where they tell of all, else from the bytes."""
+        has_several = "picture_numbers" in self.corpus.index(shard).column_names
+        if self.verdicts is not None and not has_several:
+            for told in self.verdicts.read(source, shard, ["image_sha256"])["image_sha256"].to_pylist():
+                yield frozenset(filter(None, [told]))
             return
         for sample in self.corpus.read(shard):
-            yield hashlib.sha256(sample.image).hexdigest() if sample.image else None
+            yield frozenset(
+                hashlib.sha256(data).hexdigest() for data in (sample.image, *sample.pictures.values()) if data
+            )
+
+
+def _urls(sample: Sample) -> set[str]:
+    """Where the sample's images came from, as far as it tells."""
+    told = [sample.extra.get("url")]
+    images, infos = sample.extra.get("images"), sample.extra.get("image_info")
+    told += images if isinstance(images, list) else []
+    told += [info.get("raw_url") for info in infos if isinstance(info, dict)] if isinstance(infos, list) else []
+    return {url for url in told if isinstance(url, str)}
 
 
 def _read(uri: str) -> str:

@@ -16,7 +16,7 @@ from vila2_ray.train.packplan import LENGTHS, ItemKey
 from vila2_ray.train.source import ImageKey, Tokens
 from vila2_ray.train.tokenize import ItemTokenizer
 
-_TOKEN_CACHE_BYTES = 500_000_000
+TOKEN_CACHE_BYTES = 500_000_000
 _OVERHEAD_BYTES = 600
 """Of one item's tokens, as Python objects."""
 _BATCH = 2048
@@ -25,11 +25,17 @@ _BATCH = 2048
 class CorpusSource:
     """A `Source` over the sources of a stage. What comes first stays in memory: tokens, pixels up to a limit."""
 
-    def __init__(self, sources: Sequence[StageItems], tokenizer: ItemTokenizer, pixel_cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[StageItems],
+        tokenizer: ItemTokenizer,
+        pixel_cache_bytes: int = 0,
+        token_cache_bytes: int = TOKEN_CACHE_BYTES,
+    ) -> None:
         self._sources = {items.corpus.source: items for items in sources}
         self._tokenizer = tokenizer
         self._tokens: dict[ItemKey, Tokens] = {}
-        self._token_room = _TOKEN_CACHE_BYTES
+        self._token_room = token_cache_bytes
         self._pixels: dict[ImageKey, torch.Tensor] = {}
         self._pixel_room = pixel_cache_bytes
         self.num_truncated = 0
@@ -40,6 +46,11 @@ class CorpusSource:
     @property
     def blank(self) -> torch.Tensor:
         return self._tokenizer.blank
+
+    @property
+    def pixel_levels(self) -> np.ndarray | None:
+        """[3, 256] float32: the numbers that pixels are made of; None where there may be others."""
+        return self._tokenizer.pixel_levels
 
     @property
     def pad_token_id(self) -> int:

@@ -80,6 +80,15 @@ class LossModule(nn.Module):
         skip = 1 if self.model.config.vision_feature_select_strategy == "default" else 0  # the class token
         return torch.cat([states[layer][:, skip:] for layer in layers], dim=-1)
 
+    @property
+    def feature_bytes(self) -> int:
+        """Of one image's output of the tower in the compute dtype, at most; 0 where it is not run apart."""
+        if self.frozen_tower is None:
+            return 0
+        vision, layers = self.model.config.vision_config, self.model.config.vision_feature_layer
+        width = vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        return ((vision.image_size // vision.patch_size) ** 2 + 1) * width * self.compute_dtype.itemsize
+
     def _blank(self, like: torch.Tensor) -> torch.Tensor:
         """What the connector takes of one empty image."""
         vision = self.model.config.vision_config
@@ -103,8 +112,9 @@ class FeatureCache:
     used.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
+    def __init__(self, max_bytes: int, bytes_each: int = 0) -> None:
+        """`bytes_each`: of one image's features, where that is known before there are any."""
+        self._max_bytes, self._bytes, self._bytes_each = max_bytes, 0, bytes_each
         self._features: dict[ImageKey, torch.Tensor] = {}
 
     def __contains__(self, key: object) -> bool:
@@ -112,6 +122,10 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    def holds(self, num_images: int) -> bool:
+        """Whether so many images are sure to have room together."""
+        return 0 < self._bytes_each * num_images <= self._max_bytes
 
     def get(self, key: ImageKey) -> torch.Tensor | None:
         return self._features.get(key)

@@ -16,11 +16,11 @@ from vila2_ray.config import StageConfig
 from vila2_ray.errors import ConfigError
 from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.features import LossModule
+from vila2_ray.train.feed import open_reader
 from vila2_ray.train.guard import LossGuard
 from vila2_ray.train.optimize import freeze
 from vila2_ray.train.packplan import PackPlan
 from vila2_ray.train.parallelize import Place, find_place
-from vila2_ray.train.reading import Reader
 from vila2_ray.train.run import FitResult, RankRun, StepReport, Watch
 from vila2_ray.train.shard import ActivationCheckpointing, ready
 from vila2_ray.train.source import Source
@@ -63,8 +63,10 @@ def fit(
     model.set_attn_implementation(place.attention)
     module = LossModule(model.train(), "vision" in stage.trained, place.compute_dtype)
     ready(module, place, weights=weights, activation_checkpointing=activation_checkpointing, compiles=compiles)
-    reader = Reader(
-        plan, source, stage.micro_batch_size, pad_token_id, int(model.config.image_token_id), place.rank, place.world,
+    reader = open_reader(
+        plan, source,
+        micro_batch_size=stage.micro_batch_size, pad_token_id=pad_token_id,
+        image_token_id=int(model.config.image_token_id), rank=place.rank, world=place.world,
         flat=place.attention == "flash_attention_2",
     )  # fmt: skip
     run = RankRun(module, plan, stage, place, feature_cache_bytes, checkpoints, guard, watch)

@@ -286,7 +286,7 @@ def _sequences(
 
 
 def best_fit(items: np.ndarray, tokens: np.ndarray, max_length: int, max_samples: int = 0) -> list[np.ndarray]:
-    """Pack `items` [N] of `tokens` [N] into sequences of at most `max_length` tokens and, unless 0, `max_samples` items.
+    """Pack `items` [N] of `tokens` [N] each: at most `max_length` tokens and, unless 0, `max_samples` items a sequence.
 
     Best fit decreasing, at most 11/9 of the fewest sequences possible (Johnson 1973). Items of a sequence keep their
     order.

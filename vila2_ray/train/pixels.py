@@ -36,6 +36,11 @@ class PixelMaker:
         """Whether the table stands in for the processor."""
         return self._levels is not None
 
+    @property
+    def levels(self) -> np.ndarray | None:
+        """[3, 256] float32: what each channel's levels become; None where the processor makes the pixels itself."""
+        return self._levels
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """[3, H, W] float32 of an RGB image."""
         if self._levels is None:

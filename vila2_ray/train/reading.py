@@ -140,7 +140,11 @@ class Reader:
                 for at in range(0, len(keys.sequences), size)
             ]
             shown = {image: self.source.blank if made is None else made for image, made in pixels.items()}
-            yield StepData(keys.step, batches, shown, known_bad & set(images))
+            yield StepData(keys.step, batches, self.shown(shown), known_bad & set(images))
+
+    def shown(self, pixels: dict[ImageKey, torch.Tensor]) -> dict[ImageKey, torch.Tensor]:
+        """What a step is given of `pixels`."""
+        return pixels
 
 
 def fetch_items(source: Source, keys: list[ItemKey], cached: Container[ImageKey] = ()) -> Fetched:

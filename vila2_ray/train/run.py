@@ -92,7 +92,7 @@ class RankRun:
         # asked for only now: sharding has put other parameters in the place of the model's own
         self._trained = {name: p for name, p in module.model.named_parameters() if p.requires_grad}
         self._optimizer = make_optimizer(self._trained, stage, module.model.config.model_type)
-        self._cache = FeatureCache(feature_cache_bytes if module.frozen_tower is not None else 0)
+        self._cache = FeatureCache(feature_cache_bytes if module.feature_bytes else 0, module.feature_bytes)
         # sharded layers are gathered by all ranks together, so that all go through the same number of batches
         self._num_batches = math.ceil(math.ceil(plan.batch_size / place.world) / stage.micro_batch_size)
         self._course = Course()

@@ -77,6 +77,11 @@ class ItemTokenizer:
         """[3, H, W] float32 of an RGB image, as the engines' processor makes it."""
         return self._make_pixels(image)
 
+    @property
+    def pixel_levels(self) -> np.ndarray | None:
+        """[3, 256] float32: the numbers that pixels are made of; None where there may be others."""
+        return self._make_pixels.levels
+
     def _segments(self, item: Item) -> list[tuple[str, bool, bool]]:
         """(text, supervised, adds special tokens) of an item, in order; together they are the rendered conversation."""
         item = tuple(Turn(turn.role, self._special.sub(" ", turn.text).strip()) for turn in item)

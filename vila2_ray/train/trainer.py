@@ -16,10 +16,11 @@ from typing import Any
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
 from vila2_ray.train.external import run_external
+from vila2_ray.train.feed import check_cpus
 from vila2_ray.train.job import TrainingJob, TrainingSummary
 from vila2_ray.train.loop import StepReport, Watch
 from vila2_ray.train.parallelize import find_place
-from vila2_ray.train.work import open_source, read_plan, read_summary, ready_plan, train_rank
+from vila2_ray.train.work import open_remote, open_source, read_plan, read_summary, ready_plan, train_rank
 
 __all__ = ["TrainingJob", "TrainingSummary", "run_training", "train_in_process"]
 
@@ -55,6 +56,7 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    check_cpus(job.config.train, ray.cluster_resources().get("CPU", 0.0))
     plan = ready_plan(job, None, progress)
     if (summary := read_summary(job, plan)) is not None:
         return summary
@@ -146,7 +148,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         plan = read_plan(job)
         assert plan is not None, "the driver has written the plan"
-        train_rank(job, plan, open_source(job), place, tell, Watch(lambda: get_preemption_info() is not None))
+        train_rank(job, plan, open_remote(job), place, tell, Watch(lambda: get_preemption_info() is not None))
     except StageFailed as failed:  # every rank sees the same loss and ends here: trying again would end the same
         ray.get(board.stopped.remote(failed))
     except Vila2Error as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.corpussource import CorpusSource
 from vila2_ray.train.export import export_folder, weights_dtype
 from vila2_ray.train.features import LossModule
+from vila2_ray.train.feed import RemoteSource
 from vila2_ray.train.figures import StepFigures, model_shape
 from vila2_ray.train.guard import LossGuard
 from vila2_ray.train.items import StageItems
@@ -32,15 +34,26 @@ from vila2_ray.train.weights import meta_model
 _PLAN, _FINISHED = "plan.parquet", "finished.json"
 
 
-def open_source(job: TrainingJob) -> CorpusSource:
-    """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`)."""
+def open_source(job: TrainingJob, keeps: bool = True) -> CorpusSource:
+    """The job's data. Pixels are kept for a tower that trains; of a frozen one, its outputs are kept (`features`).
+
+    Without `keeps` nothing stays in memory: what is read is handed on to another process.
+    """
     tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
     sources = [
         StageItems(source.corpus, source.layers, job.config, job.stage, source.kind, source.screening)
         for source in job.sources
     ]
+    if not keeps:
+        return CorpusSource(sources, tokenizer, token_cache_bytes=0)
     room = job.config.train.feature_cache_bytes if "vision" in job.settings.trained else 0
     return CorpusSource(sources, tokenizer, room)
+
+
+def open_remote(job: TrainingJob) -> CorpusSource | RemoteSource:
+    """The job's data for a rank under Ray, made by its data workers where it has any."""
+    source, num_workers = open_source(job), job.config.train.data_workers
+    return RemoteSource(source, functools.partial(open_source, job, False), num_workers) if num_workers else source
 
 
 def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:
@@ -102,7 +115,7 @@ def read_summary(job: TrainingJob, plan: PackPlan) -> TrainingSummary | None:
 def train_rank(
     job: TrainingJob,
     plan: PackPlan,
-    source: CorpusSource,
+    source: CorpusSource | RemoteSource,
     place: Place,
     on_step: Callable[[StepReport], None],
     watch: Watch | None = None,

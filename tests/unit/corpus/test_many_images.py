@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from vila2_ray.config import SourceKind
+from vila2_ray.config import ScreenConfig, SourceKind
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.screening import ImageVerdicts, Screening, ShardScreen, Takedowns
 from vila2_ray.errors import CorpusError, Reason, SampleError
 from vila2_ray.storage import Store
 
@@ -124,7 +129,7 @@ def test_json_with_a_folder_of_images(build: Any, tmp_path: Path, name: str) -> 
 
 def test_json_that_is_no_list_and_json_beside_pictures(build: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"id": 3}')
-    with pytest.raises(CorpusError, match="holds no list.*jsonl"):
+    with pytest.raises(CorpusError, match=r"holds no list.*jsonl"):
         opened(tmp_path / "a.json", tmp_path, "chat").total_rows()
     (tmp_path / "a.json").write_text('[{"id": 3}, {"id"')
     with pytest.raises(CorpusError, match="not JSON"):
@@ -138,5 +143,33 @@ def test_json_that_is_no_list_and_json_beside_pictures(build: Any, tmp_path: Pat
 
 def test_json_lines_are_no_pairs(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
-    with pytest.raises(CorpusError, match="neither a .tar"):
+    with pytest.raises(CorpusError, match=r"neither a \.tar"):
         opened(tmp_path / "a.jsonl", tmp_path, "pairs")
+
+
+def test_a_document_is_left_out_for_any_of_its_images(build: Any, tmp_path: Path) -> None:
+    def square(seed: int) -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(out, "PNG")
+        return out.getvalue()
+
+    one, two, three = (square(seed) for seed in range(3))
+    document = json.dumps({"images": ["http://u/1", "http://u/2"], "texts": ["a", "b"]}).encode()
+    members = [("a.json", document.replace(b"u/1", b"v/1")), ("a.0.png", one), ("a.1.png", two)]
+    members += [("b.json", document), ("b.0.png", three)]
+    corpus = opened(build.tar(tmp_path / "s" / "0.tar", members), tmp_path, "documents")
+    verdicts = ImageVerdicts(Store(tmp_path / "v"))
+    held = Corpus.open(str(build.tar(tmp_path / "h" / "0.tar", [("x.png", two)])), "heldout", Store(tmp_path / "index"))
+    for which in (held, corpus):
+        ShardScreen(which, verdicts, ScreenConfig(heldout=True))(which.shards[0])
+    assert verdicts.flags("docs", "0") == {0: ["heldout"]}
+
+    def taken_down(entry: str) -> set[int]:
+        (tmp_path / "list.txt").write_text(entry + "\n")
+        lists = Takedowns.look(Store(tmp_path / f"t{len(list(tmp_path.iterdir()))}"), str(tmp_path / "list.txt"))
+        return set(Screening(corpus, None, lists).flags("docs", "0"))
+
+    assert taken_down("http://u/1") == {1}
+    assert taken_down(hashlib.sha256(two).hexdigest()) == {0}
+    assert taken_down("0/b") == {1}
