@@ -35,8 +35,10 @@ from vila2_ray.train.work import ready_plan
 FORMAT_VERSION = 1
 _FINISHED, _PLAN = "finished.json", "plan.parquet"
 _LOG, _MANIFEST = "command.log", "manifest.json"
-_BESIDE = ("tokenizer", "processor_config", "preprocessor_config", "chat_template", "special_tokens_map")
-_BESIDE += ("added_tokens", "vocab", "merges", "generation_config")
+_BESIDE = (
+    *("tokenizer", "processor_config", "preprocessor_config", "chat_template", "special_tokens_map"),
+    *("added_tokens", "vocab", "merges", "generation_config"),
+)
 """Beginnings of files that a trainer need not write: what `init` has of them and `out` lacks is taken over."""
 _SAID_LINES = 5
 

@@ -24,7 +24,7 @@ class PixelMaker:
         self._processor = processor
         self._levels: np.ndarray | None = None  # [3, 256] float32
         size = getattr(processor, "size", None)
-        self._size = (getattr(size, "width", None), getattr(size, "height", None))
+        self._size: Any = (getattr(size, "width", None), getattr(size, "height", None))
         self._resample = getattr(processor, "resample", None)
         if all(isinstance(side, int) for side in self._size) and self._resample is not None:
             self._levels = self._table()

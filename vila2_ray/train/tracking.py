@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, Protocol
 
 from vila2_ray.config import Tracker as TrackerName
 from vila2_ray.errors import ConfigError, in_one_line
-from vila2_ray.storage import Store, cache_folder
+from vila2_ray.nodecache import cache_folder
+from vila2_ray.storage import Store
 
 _LOG = logging.getLogger(__name__)
 _PACKAGES: dict[str, tuple[str, str]] = {
