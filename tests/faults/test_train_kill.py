@@ -17,7 +17,6 @@ import pytest
 import ray
 
 from tests.faults.train_driver import make_job
-from tests.ray.conftest import ray_cluster  # noqa: F401: a fixture
 from vila2_ray.progress import NullProgress
 from vila2_ray.train.job import TrainingSummary
 from vila2_ray.train.trainer import run_training, train_in_process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def whole(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def of_two(place: Place, folder: Path) -> dict[str, Any]:
     answers: dict[str, Any] = {name: train(place, name) for name in SETTINGS}
-    copies = Place(place.device, place.compute_dtype, place.rank, place.world, 1)
-    answers["copies"] = train(copies, "all parts")
+    answers["copies"] = train(dataclasses.replace(place, shard_size=1), "all parts")
     answers["full"] = train(place, "all parts", activation_checkpointing="full")
     answers["selective"] = train(place, "all parts", activation_checkpointing="selective")
+    answers["half"] = train(dataclasses.replace(place, compute_dtype=torch.bfloat16), "all parts")
     answers["texts"] = train(place, "uneven", texts=True)
 
     def stop(report: StepReport) -> None:
@@ -110,6 +111,29 @@ def test_how_the_model_is_spread_and_recomputed_changes_nothing(worlds: tuple[di
 
 def test_ranks_with_and_without_images_keep_step(worlds: tuple[dict[str, Any], Path]) -> None:
     same(worlds[0]["texts"], "uneven", texts=True)
+
+
+def test_two_ranks_in_half_precision_stay_near_one(worlds: tuple[dict[str, Any], Path]) -> None:
+    losses, _ = train(dataclasses.replace(small.CPU, compute_dtype=torch.bfloat16), "all parts")
+    assert worlds[0]["half"][0] == pytest.approx(losses, abs=3e-2)
+    assert worlds[0]["half"][0] != worlds[0]["all parts"][0]
+
+
+def two_copies_of_two(place: Place, folder: Path) -> dict[str, Any]:
+    return {"hybrid": train(place, "uneven")}
+
+
+@pytest.mark.slow
+def test_copies_that_are_sharded_themselves(tmp_path: Path) -> None:
+    """HSDP: four ranks, two of which share a copy."""
+    answers = ranks.run(4, tmp_path, two_copies_of_two, shard_size=2)
+    same(answers[0]["hybrid"], "uneven")
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_alike() -> None:
+    found = train(small.CPU, "all parts", compiles=True)
+    same(found, "all parts")
 
 
 def test_every_parameter_is_sharded(worlds: tuple[dict[str, Any], Path]) -> None:
