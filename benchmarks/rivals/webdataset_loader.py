@@ -49,11 +49,11 @@ def main() -> None:
     make = processed if way == "processor" else handmade
     dataset = wds.WebDataset(urls, shardshuffle=False).decode("pilrgb").to_tuple("jpg", "txt").map_tuple(make, str)
     dataset = dataset.batched(BATCH, collation_fn=batched, partial=True)
-    began, num = time.monotonic(), 0
+    began, num, cpu = time.monotonic(), 0, time.process_time()
     for pixels, ids in DataLoader(dataset, batch_size=None, num_workers=num_workers):
         assert len(pixels) == len(ids)
         num += len(pixels)
-    print(json.dumps({"samples": num, "seconds": time.monotonic() - began}))
+    print(json.dumps({"samples": num, "seconds": time.monotonic() - began, "cpu": time.process_time() - cpu}))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import SampleError
 from vila2_ray.train.items import StageItems
@@ -78,26 +82,30 @@ class CorpusSource:
             found.update(self._tokenized(items, items.corpus.shard(shard), sorted(rows)))
         return [found[key] for key in keys]
 
-    def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
-        found: dict[ImageKey, torch.Tensor | None] = {key: self._pixels[key] for key in keys if key in self._pixels}
-        wanted: defaultdict[tuple[str, str], defaultdict[int, list[ImageKey]]] = defaultdict(lambda: defaultdict(list))
+    def pixels(self, keys: Sequence[ImageKey]) -> Sequence[torch.Tensor | None]:
+        """Files are read now; an image is decoded when it is looked at, so that hundreds of them lie here encoded."""
+        samples: dict[tuple[str, str, int], Sample] = {}
+        wanted: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         for key in keys:
-            if key not in found:
-                wanted[key.source, key.shard][key.row].append(key)
+            if key not in self._pixels:
+                wanted[key.source, key.shard].add(key.row)
         for (source, shard), rows in wanted.items():
-            corpus = self._sources[source].corpus
-            for sample in corpus.read(shard, sorted(rows)):
-                for key in rows[sample.row]:
-                    try:
-                        made = self._tokenizer.pixels(corpus.decode_numbered(sample, key.number))
-                    except SampleError:
-                        found[key] = None  # keeps its slot; the loop masks its loss
-                        continue
-                    found[key] = made
-                    size = made.numel() * made.element_size()
-                    if size <= self._pixel_room:
-                        self._pixels[key], self._pixel_room = made, self._pixel_room - size
-        return [found[key] for key in keys]
+            for sample in self._sources[source].corpus.read(shard, sorted(rows)):
+                samples[source, shard, sample.row] = sample
+        return _Decoded([functools.partial(self._made, key, samples.get(key[:3])) for key in keys])
+
+    def _made(self, key: ImageKey, sample: Sample | None) -> torch.Tensor | None:
+        if (kept := self._pixels.get(key)) is not None:
+            return kept
+        assert sample is not None, "what is not kept was read"
+        try:
+            made = self._tokenizer.pixels(self._sources[key.source].corpus.decode_numbered(sample, key.number))
+        except SampleError:
+            return None  # keeps its slot; the loop masks its loss
+        size = made.numel() * made.element_size()
+        if size <= self._pixel_room:
+            self._pixels[key], self._pixel_room = made, self._pixel_room - size
+        return made
 
     def _tokenized(self, items: StageItems, ref: ShardRef, rows: Sequence[int] | None = None) -> dict[ItemKey, Tokens]:
         """Tokens of every item of the shard, or of its `rows`, in that order."""
@@ -116,6 +124,25 @@ class CorpusSource:
             if key not in self._tokens and size <= self._token_room:
                 self._tokens[key], self._token_room = tokens, self._token_room - size
         return found
+
+
+class _Decoded(Sequence["torch.Tensor | None"]):
+    """Images that are made when they are looked at, and again if nobody holds them any more."""
+
+    def __init__(self, makers: list[Callable[[], torch.Tensor | None]]) -> None:
+        self._makers = makers
+        self._held: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, number: Any) -> Any:
+        if (held := self._held.get(number)) is not None:
+            return held
+        made = self._makers[number]()
+        if made is not None:
+            self._held[number] = made
+        return made
 
 
 def _lengths(tokens: dict[ItemKey, Tokens]) -> pa.Table:

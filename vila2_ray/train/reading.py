@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,5 +153,24 @@ def fetch_items(source: Source, keys: list[ItemKey], cached: Container[ImageKey]
     tokens = dict(zip(keys, source.tokens(keys), strict=True))
     images = dict.fromkeys(image for made in tokens.values() for image in made.images)
     wanted = [image for image in images if image not in cached]
-    pixels = source.pixels(wanted) if wanted else []
-    return Fetched(tokens, dict(zip(wanted, pixels, strict=True)))
+    return Fetched(tokens, _ByKey(wanted, source.pixels(wanted) if wanted else []))
+
+
+class _ByKey(Mapping["ImageKey", "torch.Tensor | None"]):
+    """Pixels by image. Only looking one up makes it."""
+
+    def __init__(self, keys: list[ImageKey], pixels: Sequence[torch.Tensor | None]) -> None:
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        self._pixels = pixels
+
+    def __getitem__(self, key: ImageKey) -> torch.Tensor | None:
+        return self._pixels[self._numbers[key]]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._numbers
+
+    def __iter__(self) -> Iterator[ImageKey]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)

@@ -47,8 +47,11 @@ class Source(Protocol):
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         """In the order of the keys."""
 
-    def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
-        """[3, H, W] float32 each, as the model's image processor makes them; None where an image cannot be decoded."""
+    def pixels(self, keys: Sequence[ImageKey]) -> Sequence[torch.Tensor | None]:
+        """[3, H, W] float32 each, as the model's image processor makes them; None where an image cannot be decoded.
+
+        They may be made when they are looked at.
+        """
 
 
 class MemorySource:
