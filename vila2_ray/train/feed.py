@@ -62,7 +62,7 @@ class RemoteSource:
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         return self.local.tokens(keys)
 
-    def pixels(self, keys: Sequence[ImageKey]) -> list[torch.Tensor | None]:
+    def pixels(self, keys: Sequence[ImageKey]) -> Sequence[torch.Tensor | None]:
         return self.local.pixels(keys)
 
 
