@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,8 @@ def test_a_tracker_of_another_name_is_refused() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
 def test_an_mlflow_run_holds_parameters_and_steps(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # there is no server here
+    monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 300.0)
     with open_tracker(["mlflow"], Store(tmp_path), "sft vlm-1", {"peak_lr": 2e-5}, project="ours") as tracker:
         tracker.log(1, {"train/loss": 2.0})
         tracker.log(2, {"train/loss": 1.0})
@@ -192,9 +195,13 @@ def test_an_mlflow_run_holds_parameters_and_steps(tmp_path: Path, monkeypatch, c
 def test_a_wandb_run_is_kept_offline_where_it_is_told_so(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 300.0)
     with open_tracker(["wandb"], Store(tmp_path), "sft vlm-1", {"peak_lr": 2e-5}) as tracker:
         for step in (1, 2, 1):
             tracker.log(step, {"train/loss": float(step)})
     assert not caplog.messages
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60
+    while file.stat().st_size < 500 and time.monotonic() < deadline:  # its own process writes it
+        time.sleep(0.05)
     assert file.stat().st_size > 500
