@@ -14,8 +14,9 @@ from vila2_ray import cli
 from vila2_ray.captions.fuse import Turn
 from vila2_ray.errors import CheckpointError
 from vila2_ray.model import build_vila, checkpoint_digest, load_model, load_processor
+from vila2_ray.model.architecture import LANGUAGE_MODELS
 from vila2_ray.model.base import write_base
-from vila2_ray.model.building import LANGUAGE_MODELS, load_tokenizer
+from vila2_ray.model.building import load_tokenizer
 from vila2_ray.storage import Store
 from vila2_ray.train.source import ImageKey
 from vila2_ray.train.tokenize import ItemTokenizer
