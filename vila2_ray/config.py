@@ -588,11 +588,11 @@ class PlanningConfig:
     """What `vila2 plan` computes memory and time of training with; all operational."""
 
     gpu: str = operational("")
-    """Its name, for the plan's readers."""
+    """Its name, for example H100."""
     gpu_memory_gb: float = operational(0.0)
     """0: unknown, so nothing is said of what fits."""
     gpu_tflops: float = operational(0.0)
-    """Peak in bfloat16, dense, float32 accumulation. 0: unknown, and no time is computed."""
+    """Peak in bfloat16, dense, float32 accumulation. 0: by the name, where train/throughput.py knows it."""
     gpus_per_node: int = operational(8)
     utilization: float = operational(0.4)
     """Share of that peak that training reaches, recomputation counted as work."""

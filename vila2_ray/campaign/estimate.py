@@ -22,7 +22,7 @@ from vila2_ray.corpus.shards import find_shards
 from vila2_ray.errors import ConfigError
 from vila2_ray.model.architecture import Architecture
 from vila2_ray.storage import Store, is_remote
-from vila2_ray.train.memory import Load, StageCost, items_per_sequence, stage_cost
+from vila2_ray.train.memory import Load, StageCost, items_per_sequence, peak_tflops, stage_cost
 
 IMAGE_TEXT_TOKENS = 256
 """Tokens of a caption-length training sample, image included, that a plan assumes where nothing was measured."""
@@ -104,8 +104,8 @@ def _row(
     if stage.kind in get_args(TrainingStage) and architecture is not None and samples is not None:
         seconds = _cost(stage, config, architecture, samples).seconds
         if seconds is not None:
-            plan = config.planning
-            basis = f"computed: {plan.utilization:.0%} of {config.train.num_workers} × {plan.gpu_tflops:.0f} TFLOP/s"
+            share, peak = config.planning.utilization, peak_tflops(config.planning)
+            basis = f"computed: {share:.0%} of {config.train.num_workers} × {peak:.0f} TFLOP/s"
             return _priced(stage, config, samples, _tokens(stage, config, samples), seconds, basis)
     if stage.kind in ("index", "screen", "filter", *plans.LAST_STAGES):
         return _priced(stage, config, samples, None, None, "small beside the rest")

@@ -13,8 +13,9 @@ from typing import Any
 from vila2_ray.config import Part
 from vila2_ray.errors import ConfigError
 
-LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-"""Dense decoders named and built as Llama is: what vLLM's LLaVA serves, and training shards, by Llama's names."""
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+"""Dense decoders named and built as Llama is, which vLLM has its own code for and serves inside a LLaVA. Not SmolLM3,
+which it runs through transformers: there it fails."""
 
 _QKV_BIAS = {"qwen2": True}
 """Families whose queries, keys and values have biases whatever the configuration says; the output never has."""

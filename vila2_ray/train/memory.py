@@ -14,9 +14,8 @@ Memory, per GPU, as train/shard.py lays it out (mixed precision as in ZeRO, arXi
                   layer's input alone, 2 h; both compute one layer at a time again. A vision block: 16 h + 4 i a patch,
                   14 h + 2 i, 2 h. Logits: 12 bytes an entry (bfloat16, its gradient, the same in float32).
 
-Operations follow PaLM (arXiv 2204.02311, appendix B): 2 N a token forward for N weights that it is multiplied with,
-4 × width × length a layer for attention; the backward pass costs as much for what lies before a trained part and as
-much again for trained weights: 6 N in all. Recomputation is added. Time is operations by `utilization` of the peak.
+Operations are counted as train/throughput.py counts them while training runs (PaLM, arXiv 2204.02311, appendix B); full
+recomputation adds the layers' forward pass. Time is operations by `utilization` of the peak.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from typing import Literal
 
 from vila2_ray.config import PlanningConfig, StageConfig, TrainConfig
 from vila2_ray.model.architecture import Architecture
+from vila2_ray.train.throughput import ModelShape, PartShape, peak_flops
 
 GB = 1e9
 OUTSIDE_BYTES = 2_000_000_000
@@ -100,7 +100,7 @@ def stage_cost(
     size = shard_size(train, planning)
     memory = stage_memory(architecture, stage, train.num_workers, size, train.activation_checkpointing, load)
     flops = stage_flops(architecture, stage, train.activation_checkpointing, load)
-    speed = planning.gpu_tflops * 1e12 * planning.utilization * train.num_workers
+    speed = peak_tflops(planning) * 1e12 * planning.utilization * train.num_workers
     items = items_per_sequence(stage, load)
     cost = StageCost(
         trained=sum(count for part, count in architecture.parameters().items() if part in stage.trained),
@@ -185,21 +185,35 @@ def vision_block_bytes(architecture: Architecture, recomputation: Recomputation)
 
 
 def stage_flops(architecture: Architecture, stage: StageConfig, recomputation: Recomputation, load: Load) -> float:
-    """Operations of the whole stage, recomputation included."""
+    """Operations of the whole stage, recomputation of whole layers included."""
+    shape = model_shape(architecture)
+    tokens, images = load.samples * load.tokens, round(load.samples * load.images)
+    needed = shape.step_flops(stage.trained, tokens, load.samples, images)
+    if recomputation != "full":
+        return needed
     decoder, tower = architecture.decoder, architecture.tower
-    tokens, images = load.samples * load.tokens, load.samples * load.images
-    learns = {part: part in stage.trained for part in ("vision", "connector", "language")}
-    attention = 4 * decoder.query_width * load.tokens
-    layers = decoder.layers * (2 * decoder.matrices + attention) * tokens
-    head = 2 * decoder.hidden * decoder.vocabulary * max(0.0, tokens - images * architecture.image_tokens)
-    patch = tower.layers * (2 * tower.block + 4 * tower.hidden * tower.patches)
-    vision = images * tower.patches * patch
-    connector = images * architecture.image_tokens * 2 * architecture.connector
-    behind = 1 + learns["language"]  # gradients pass through the language model to whatever is trained before it
-    again = 1 if recomputation == "full" else 0
-    total = layers * (1 + behind + again) + head * (1 + behind)
-    total += connector * (3 if learns["connector"] else 1 + learns["vision"])
-    return total + vision * (3 + again if learns["vision"] else 1)
+    again = tokens * decoder.layers * (2 * decoder.matrices + 4 * decoder.query_width * load.tokens)
+    if "vision" in stage.trained:
+        again += images * tower.patches * tower.layers * (2 * tower.block + 4 * tower.hidden * tower.patches)
+    return needed + again
+
+
+def model_shape(architecture: Architecture) -> ModelShape:
+    """The work of the model, as it is counted while it trains."""
+    decoder, tower = architecture.decoder, architecture.tower
+    looked_up = 0 if decoder.is_tied else decoder.vocabulary * decoder.hidden
+    return ModelShape(
+        vision=PartShape(tower.parameters - tower.patches * tower.hidden, tower.layers, tower.hidden),
+        connector=PartShape(architecture.connector),
+        language=PartShape(decoder.parameters - looked_up, decoder.layers, decoder.query_width),
+        patches_per_image=tower.patches,
+        tokens_per_image=architecture.image_tokens,
+    )
+
+
+def peak_tflops(planning: PlanningConfig) -> float:
+    """Of one GPU: as stated, else by its name; 0 where neither tells."""
+    return planning.gpu_tflops or (peak_flops(planning.gpu) or 0.0) / 1e12
 
 
 def _remedy(

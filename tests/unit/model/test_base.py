@@ -41,6 +41,7 @@ def test_both_parts_answer_as_they_did_alone(kind: str, tokenizer: PreTrainedTok
     assert sum(summary.num_parameters.values()) == sum(parameter.numel() for parameter in model.parameters())
     assert not any("head" in name for name, _ in model.model.vision_tower.named_parameters())
     assert model.generation_config.eos_token_id == 2
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == (kind == "qwen2"), "tied where it was"
 
     items = [((Turn("user", "a"), Turn("assistant", "cat")), ImageKey("", "", 0)), ((Turn("assistant", "cat"),), None)]
     asked, told = ItemTokenizer(processor, 64)(items)

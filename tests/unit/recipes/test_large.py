@@ -22,7 +22,7 @@ from vila2_ray.model.configuration import VilaConfig
 from vila2_ray.model.families import part_of
 from vila2_ray.model.modeling import VilaForConditionalGeneration
 from vila2_ray.recipe import load_config
-from vila2_ray.train import shard
+from vila2_ray.train import figures, memory, shard
 from vila2_ray.train.features import LossModule
 from vila2_ray.train.optimize import freeze
 from vila2_ray.train.parallelize import Place
@@ -68,6 +68,7 @@ def test_a_recipe_builds_and_counts_as_planned(recipe: Config, request: pytest.F
         counted[part_of(name, "vila")] += parameter.numel()
     assert architecture.parameters() == dict(counted)
     assert sum(counted.values()) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert memory.model_shape(architecture) == figures.model_shape(model)
     assert architecture.image_tokens == model.config.image_seq_length == image_tokens
     assert model.config.text_config.vocab_size % 64 == 0
     assert model.config.image_token_index < model.config.text_config.vocab_size
