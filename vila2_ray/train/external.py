@@ -122,7 +122,7 @@ def _told(source: TrainingSource) -> dict[str, Any]:
             }
             for layer, verdicts in source.layers
         ]
-        shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "layers": layers})
+        shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "images": ref.images, "layers": layers})
     return {
         "source": corpus.source,
         "kind": source.kind,

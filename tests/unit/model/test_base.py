@@ -43,7 +43,7 @@ def test_both_parts_answer_as_they_did_alone(kind: str, tokenizer: PreTrainedTok
     assert model.generation_config.eos_token_id == 2
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == (kind == "qwen2"), "tied where it was"
 
-    items = [((Turn("user", "a"), Turn("assistant", "cat")), ImageKey("", "", 0)), ((Turn("assistant", "cat"),), None)]
+    items = [((Turn("user", "a"), Turn("assistant", "cat")), [ImageKey("", "", 0)]), ((Turn("assistant", "cat"),), [])]
     asked, told = ItemTokenizer(processor, 64)(items)
     assert int((asked.input_ids == model.config.image_token_id).sum()) == 9
     assert asked.input_ids[asked.supervised].tolist()[-1] == 2
