@@ -16,7 +16,7 @@ from typing import cast, get_args
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import base_folder
 from vila2_ray.campaign.ledger import Entry, read_ledger
-from vila2_ray.config import Config, TrainingStage
+from vila2_ray.config import Config, SourceConfig, TrainingStage
 from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
 from vila2_ray.errors import ConfigError
@@ -198,7 +198,8 @@ def _count(config: Config, store: Store, source: str) -> int | None:
     uri = config.corpus.uri(source)
     if not uri:
         return None
-    shards = find_shards(uri, source)
+    told = SourceConfig() if source == "heldout" else config.corpus.source(source)
+    shards = find_shards(uri, source, told.kind, told.images)
     indexed = catalogued_samples(store.sub("index"), source)
     if indexed:
         return round(sum(indexed.values()) / len(indexed) * len(shards))

@@ -25,8 +25,11 @@ def test_samples_are_counted_over_the_mixture(tmp_path: Path) -> None:
     chat = small.write_shards(tmp_path / "chat", sft=True)
     settings = [f"corpus.pretrain={pairs}", f"corpus.sft={chat}", "corpus.heldout=", "train.pretrain.num_epochs=1"]
     settings += [f"corpus.sources.more.uri={more}", "corpus.sources.more.weight=0.5", "corpus.sources.more.repeat=4"]
+    lines = [json.dumps({"text": f"line {n}"}) for n in range(7)]
+    (tmp_path / "words.jsonl").write_text("\n".join(lines))
+    settings += [f"corpus.sources.words.uri={tmp_path / 'words.jsonl'}", "corpus.sources.words.kind=text"]
     found = rows(tmp_path, *settings)
-    assert found["pretrain-0"].samples == 12 + 6 * 0.5 * 4
+    assert found["pretrain-0"].samples == 12 + 6 * 0.5 * 4 + 7
     assert found["align"].samples == 4 * 12
     assert found["sft-0"].samples == 8 * 12
     assert found["align"].basis == load_config("tiny").rates.basis
