@@ -48,12 +48,14 @@ class Format(str, Enum):
 
 @app.command()
 def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
-    """The stages of a campaign with samples, tokens, time and cost. Nothing runs."""
-    from vila2_ray.campaign.estimate import estimate
-    from vila2_ray.cli_tables import print_plan
+    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs."""
+    from vila2_ray.campaign.estimate import estimate, training_costs
+    from vila2_ray.cli_tables import print_plan, print_training
     from vila2_ray.recipe import load_config
 
-    print_plan(estimate(load_config(recipe, overrides)))
+    config = load_config(recipe, overrides)
+    print_plan(estimate(config))
+    print_training(training_costs(config), config.planning)
 
 
 @app.command()

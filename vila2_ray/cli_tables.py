@@ -10,8 +10,10 @@ from rich.table import Column, Table
 
 from vila2_ray.campaign.api import StageStatus
 from vila2_ray.campaign.estimate import EstimateRow
+from vila2_ray.config import PlanningConfig
 from vila2_ray.report.data import RoundScores
 from vila2_ray.report.scorebook import MAIN, best_round, names_in_order, score, written
+from vila2_ray.train.memory import StageCost
 
 _STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim"}
 _UNKNOWN = "–"
@@ -35,6 +37,29 @@ def print_plan(rows: Sequence[EstimateRow]) -> None:
         dollars = [row.dollars for row in rows if row.dollars is not None]
         table.add_row("sum of the known", "", "", clock(sum(known)), _dollars(sum(dollars)), "")
     console().print(table)
+
+
+def print_training(costs: Mapping[str, StageCost], planning: PlanningConfig) -> None:
+    """Memory of each training stage on one GPU, whether it fits, and its GPU-hours; nothing where none are known."""
+    if not costs:
+        return
+    told = f" of {planning.gpu_memory_gb:g} GB {planning.gpu}".rstrip() if planning.gpu_memory_gb else ""
+    title = f"training: GB on each{told or ' worker'}, every stage once"
+    columns = _right("trained", "state", "gathered", "activations", "all", "tokens/step", "steps", "GPU-hours")
+    table = Table("stage", *columns, "", title=title, title_justify="left")
+    for stage, cost in costs.items():
+        memory = cost.memory
+        state = memory.weights + memory.gradients + memory.optimizer
+        sizes = [f"{part / 1e9:.1f}" for part in (state, memory.gathered, memory.activations, memory.total)]
+        hours = _UNKNOWN if cost.gpu_hours is None else f"{cost.gpu_hours:,.0f}"
+        fits = {True: "[green]fits[/]", False: "[red]does not fit[/]", None: ""}[cost.fits]
+        steps = f"{cost.num_steps:,}" if cost.num_steps else _UNKNOWN
+        table.add_row(stage, f"{cost.trained / 1e9:.2f} B", *sizes, f"{cost.tokens_per_step:,}", steps, hours, fits)
+    out = console()
+    out.print(table)
+    for stage, cost in costs.items():
+        if cost.remedy:
+            out.print(f"{stage} does not fit: {cost.remedy}", soft_wrap=True)
 
 
 def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str, Any] | None) -> None:

@@ -197,6 +197,8 @@ class BaseConfig:
     checkpoint: str = operational("")
     """A Hugging Face folder (safetensors), local or a URI; `recipe:tiny` is the one that ships with this package. Its
     digest enters fingerprints, not its path."""
+    architecture: dict[str, Any] = operational(factory=dict)
+    """What the folder's config.json would say, for `vila2 plan` as long as there is no folder."""
 
 
 @dataclass(frozen=True)
@@ -582,6 +584,29 @@ class RatesConfig:
 
 
 @dataclass(frozen=True)
+class PlanningConfig:
+    """What `vila2 plan` computes memory and time of training with; all operational."""
+
+    gpu: str = operational("")
+    """Its name, for example H100."""
+    gpu_memory_gb: float = operational(0.0)
+    """0: unknown, so nothing is said of what fits."""
+    gpu_tflops: float = operational(0.0)
+    """Peak in bfloat16, dense, float32 accumulation. 0: by the name, where train/throughput.py knows it."""
+    gpus_per_node: int = operational(8)
+    utilization: float = operational(0.4)
+    """Share of that peak that training reaches, recomputation counted as work."""
+    samples: dict[str, int] = operational(factory=dict)
+    """Corpus (pretrain, sft, heldout) or stage (align …) → samples, where there is nothing yet to count."""
+    tokens_per_sample: dict[str, int] = operational(factory=dict)
+    """Stage → tokens of its average sample, those of its image included."""
+
+    def __post_init__(self) -> None:
+        _positive("planning", self, "gpus_per_node", "utilization")
+        _share("planning", self, "utilization")
+
+
+@dataclass(frozen=True)
 class PricesConfig:
     """What the ledger multiplies seconds with; all operational."""
 
@@ -615,6 +640,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     rates: RatesConfig = operational(factory=RatesConfig)
+    planning: PlanningConfig = operational(factory=PlanningConfig)
     prices: PricesConfig = operational(factory=PricesConfig)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ LEVELS = (
 
 PURE = ("errors", "schema", "progress", "config", "captions", "screening", "campaign.plan", "engines.base")
 PURE += ("engines.fake", "train.guard", "train.packplan", "train.throughput", "evaluate.ranking", "evaluate.truth")
+PURE += ("train.memory", "model.architecture")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 
 

@@ -1,20 +1,28 @@
 """What a campaign will take before anything runs: samples, tokens, time and cost by stage, and what each figure rests
 on.
 
-Rates come from this campaign's own ledger where it has run the stage already, else from the recipe's stated `rates`;
-where neither knows, the row says so instead of guessing.
+Rates come from this campaign's own ledger where it has run the stage already, else from the recipe's stated `rates`,
+else training is computed from the architecture and `planning`; where none of them knows, the row says so instead of
+guessing.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.layout import base_folder
 from vila2_ray.campaign.ledger import Entry, read_ledger
-from vila2_ray.config import Config
+from vila2_ray.config import Config, SourceConfig, TrainingStage
 from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
-from vila2_ray.storage import Store
+from vila2_ray.errors import ConfigError
+from vila2_ray.model.architecture import Architecture
+from vila2_ray.storage import Store, is_remote
+from vila2_ray.train.memory import Load, StageCost, items_per_sequence, peak_tflops, stage_cost
 
 IMAGE_TEXT_TOKENS = 256
 """Tokens of a caption-length training sample, image included, that a plan assumes where nothing was measured."""
@@ -36,11 +44,50 @@ def estimate(config: Config) -> list[EstimateRow]:
     """A row for each stage, in order, for a campaign that runs all its rounds. Reads shard names and one index each."""
     store = Store(config.campaign)
     measured = _latest(read_ledger(store))
-    counts = {source: _count(config, store, source) for source in ("pretrain", "sft", "heldout")}
-    return [_row(stage, config, counts, measured) for stage in plans.stages(config)]
+    counts, architecture = _counts(config, store), read_architecture(config)
+    return [_row(stage, config, counts, measured, architecture) for stage in plans.stages(config)]
 
 
-def _row(stage: plans.Stage, config: Config, counts: dict[str, int | None], measured: dict[str, Entry]) -> EstimateRow:
+def training_costs(config: Config) -> dict[str, StageCost]:
+    """Training stage → what it takes, once, of GPUs; empty where the architecture is not known."""
+    if (architecture := read_architecture(config)) is None:
+        return {}
+    counts = _counts(config, Store(config.campaign))
+    found = {stage.kind: stage for stage in plans.stages(config) if stage.kind in get_args(TrainingStage)}
+    return {kind: _cost(stage, config, architecture, _samples(stage, config, counts)) for kind, stage in found.items()}
+
+
+def read_architecture(config: Config) -> Architecture | None:
+    """Of the base weights, or as the recipe states it while there are none; None where it is no `vila`, or unknown."""
+    described = dict(config.base.architecture)
+    if config.base.checkpoint:
+        base = config.base.checkpoint
+        folder = Store(base) if is_remote(base) else Store(base_folder(config))
+        described = json.loads(folder.read_text("config.json"))
+    if described.get("model_type", "vila") != "vila" or not described:
+        return None
+    try:
+        return Architecture.from_config(described)
+    except ConfigError:
+        if config.base.checkpoint:
+            return None  # a folder that says too little, or of a family whose numbers are not known
+        raise
+
+
+def _cost(stage: plans.Stage, config: Config, architecture: Architecture, samples: int | None) -> StageCost:
+    settings, images = config.train.stage(stage.kind), 1.0
+    return stage_cost(
+        architecture, settings, config.train, config.planning, Load(samples or 0, _sample_tokens(stage, config), images)
+    )
+
+
+def _row(
+    stage: plans.Stage,
+    config: Config,
+    counts: dict[str, int | None],
+    measured: dict[str, Entry],
+    architecture: Architecture | None,
+) -> EstimateRow:
     samples = _samples(stage, config, counts)
     entry = measured.get(stage.name) or next((e for n, e in measured.items() if n.split("-")[0] == stage.kind), None)
     if entry is not None:
@@ -54,6 +101,12 @@ def _row(stage: plans.Stage, config: Config, counts: dict[str, int | None], meas
     if rate and samples is not None:
         tokens = _tokens(stage, config, samples)
         return _priced(stage, config, samples, tokens, samples / (rate * workers), config.rates.basis or "stated rate")
+    if stage.kind in get_args(TrainingStage) and architecture is not None and samples is not None:
+        seconds = _cost(stage, config, architecture, samples).seconds
+        if seconds is not None:
+            share, peak = config.planning.utilization, peak_tflops(config.planning)
+            basis = f"computed: {share:.0%} of {config.train.num_workers} × {peak:.0f} TFLOP/s"
+            return _priced(stage, config, samples, _tokens(stage, config, samples), seconds, basis)
     if stage.kind in ("index", "screen", "filter", *plans.LAST_STAGES):
         return _priced(stage, config, samples, None, None, "small beside the rest")
     return _priced(stage, config, samples, _tokens(stage, config, samples), None, "unknown until measured")
@@ -62,20 +115,28 @@ def _row(stage: plans.Stage, config: Config, counts: dict[str, int | None], meas
 def _priced(
     stage: plans.Stage, config: Config, samples: int | None, tokens: int | None, seconds: float | None, basis: str
 ) -> EstimateRow:
-    dollars = None if seconds is None else seconds / 3600 * config.prices.node_dollars_per_hour
+    nodes = _nodes(config) if stage.kind in get_args(TrainingStage) else 1
+    dollars = None if seconds is None else seconds / 3600 * config.prices.node_dollars_per_hour * nodes
     return EstimateRow(stage.name, samples, tokens, seconds, dollars, basis)
+
+
+def _nodes(config: Config) -> int:
+    """Nodes that training takes; the price is a node's."""
+    gpus = config.train.num_workers * config.train.gpus_per_worker
+    return max(1, math.ceil(gpus / config.planning.gpus_per_node))
 
 
 def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> int | None:
     pretrain = counts["pretrain"]
     if stage.kind in ("align", "pretrain", "sft"):
         settings = config.train.stage(stage.kind)
-        seen = counts["sft"] if stage.kind == "sft" else pretrain
+        seen = _trained_on(stage, config, counts)
         if seen is None:
             return None
         items = 2 if stage.kind == "pretrain" and stage.round and config.fuse.rule == "mixed" else 1
         wanted = int(seen * items * settings.num_epochs)
-        return min(wanted, settings.max_steps * settings.batch_size) if settings.max_steps else wanted
+        step = settings.batch_size * items_per_sequence(settings, Load(wanted, _sample_tokens(stage, config)))
+        return min(wanted, settings.max_steps * step) if settings.max_steps else wanted
     if stage.kind == "recaption":
         if pretrain is None:
             return None
@@ -86,13 +147,32 @@ def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) 
     return counts["heldout"] if stage.kind == "evaluate" else (pretrain if stage.kind in ("index", "screen") else None)
 
 
+def _trained_on(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> float | None:
+    """Samples of an epoch: those of all sources by weight and repetition; as `planning` states where none is named."""
+    names = config.corpus.sources_of(cast(TrainingStage, stage.kind))
+    if not any(config.corpus.uri(name) for name in names) and stage.kind in config.planning.samples:
+        return config.planning.samples[stage.kind]
+    total = 0.0
+    for name in names:
+        if (count := counts.get(name)) is None:
+            return None
+        source = config.corpus.source(name)
+        total += count * source.weight * source.repeat
+    return total
+
+
+def _sample_tokens(stage: plans.Stage, config: Config) -> int:
+    """Tokens of an average training sample."""
+    stated = config.planning.tokens_per_sample.get(stage.kind, IMAGE_TEXT_TOKENS)
+    return min(stated, config.train.stage(stage.kind).max_length)
+
+
 def _tokens(stage: plans.Stage, config: Config, samples: int | None) -> int | None:
     if samples is None or stage.kind not in ("align", "pretrain", "sft", "recaption"):
         return None
-    longest = (
-        config.recaption.sampling.max_tokens if stage.kind == "recaption" else config.train.stage(stage.kind).max_length
-    )
-    return samples * min(IMAGE_TEXT_TOKENS, longest)
+    if stage.kind != "recaption":
+        return samples * _sample_tokens(stage, config)
+    return samples * min(IMAGE_TEXT_TOKENS, config.recaption.sampling.max_tokens)
 
 
 def _rate(stage: plans.Stage, config: Config) -> tuple[float, int]:
@@ -107,12 +187,19 @@ def _latest(entries: list[Entry]) -> dict[str, Entry]:
     return {entry.stage: entry for entry in entries if entry.finished}
 
 
+def _counts(config: Config, store: Store) -> dict[str, int | None]:
+    """Corpus → its samples, or as many as `planning` states where it is not named."""
+    names = dict.fromkeys(("pretrain", "sft", "heldout", *config.corpus.sources))
+    return {name: _count(config, store, name) or config.planning.samples.get(name) for name in names}
+
+
 def _count(config: Config, store: Store, source: str) -> int | None:
     """Samples of a corpus: counted from its catalogue, else the first shard's count times the number of shards."""
-    uri = getattr(config.corpus, source)
+    uri = config.corpus.uri(source)
     if not uri:
         return None
-    shards = find_shards(uri, source)
+    told = SourceConfig() if source == "heldout" else config.corpus.source(source)
+    shards = find_shards(uri, source, told.kind, told.images)
     indexed = catalogued_samples(store.sub("index"), source)
     if indexed:
         return round(sum(indexed.values()) / len(indexed) * len(shards))

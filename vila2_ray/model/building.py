@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vila2_ray.errors import CheckpointError
+from vila2_ray.model.architecture import LANGUAGE_MODELS
 from vila2_ray.model.loading import check_checkpoint
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 TOWERS = ("siglip_vision_model", "siglip")
 """Model types that hold a tower: alone, or beside SigLIP's text side."""
-LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-"""Dense decoders named and built as Llama is: what vLLM's LLaVA serves, and training shards, by Llama's names."""
 ROWS_TOGETHER = 64
 """A vocabulary that is a multiple of this stays one when `<image>` is added: matrix products on GPUs want it."""
 

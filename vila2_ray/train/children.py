@@ -34,14 +34,15 @@ def run_child(
     command: Sequence[str],
     log: Path,
     *,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     timeout_seconds: float | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Ended:
     """Run a program to its end; standard output and error are appended to `log` and given to `on_line`.
 
-    Whatever the program started in its process group ends with it, and all of it ends with this process, however that
-    ends. Raises OSError when there is no such program.
+    `environment` is added to ours, without the variables that it says None of. Whatever the program started in its
+    process group ends with it, and all of it ends with this process, however that ends. Raises OSError when there is
+    no such program.
     """
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]}: no such program")
@@ -52,7 +53,7 @@ def run_child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **(environment or {})},
+        env={name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None},
         start_new_session=True,
     )
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from vila2_ray.captions.prompts import Prompts
+from vila2_ray.engines.choice import vllm_problem
 from vila2_ray.errors import CheckpointError, StageFailed
 from vila2_ray.model.loading import check_checkpoint, checkpoint_digest, load_model, load_processor
 from vila2_ray.progress import Progress
@@ -30,6 +31,7 @@ from vila2_ray.storage import Store, absolute
 from vila2_ray.train.children import run_child
 from vila2_ray.train.job import TrainingJob, TrainingSource, TrainingSummary, thinned
 from vila2_ray.train.packplan import PackPlan
+from vila2_ray.train.proof import answers, check_served
 from vila2_ray.train.work import ready_plan
 
 FORMAT_VERSION = 1
@@ -120,7 +122,7 @@ def _told(source: TrainingSource) -> dict[str, Any]:
             }
             for layer, verdicts in source.layers
         ]
-        shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "layers": layers})
+        shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "images": ref.images, "layers": layers})
     return {
         "source": corpus.source,
         "kind": source.kind,
@@ -205,7 +207,9 @@ def _take(job: TrainingJob, made: Path) -> str:
     bad = [name for name, p in load_model(made).named_parameters() if not torch.isfinite(p).all()]
     if bad:
         raise CheckpointError(str(made), f"holds weights that are no numbers, {bad[0]} among them")
-    load_processor(made)
+    processor = load_processor(made)
+    if job.config.train.check_with_vllm and not vllm_problem():
+        check_served(made, answers(load_model(made, torch.float32), processor), job.config.recaption.engine)
     digest = checkpoint_digest(made)
     job.out.delete_tree()
     if job.out.is_local:

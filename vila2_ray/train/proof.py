@@ -30,6 +30,10 @@ TOLERANCE = 0.02
 """Of log-probabilities: far above what float32 kernels differ by, far below what a wrong weight does."""
 
 
+_OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What the environment of a training worker says and vLLM must not take for its own."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """A greedy answer to one probe."""
@@ -77,8 +81,8 @@ def _inputs(processor: Any, image: Image) -> Any:
 def check_served(
     folder: Path, expected: Sequence[Answer], engine: EngineConfig | None = None, timeout_seconds: float = 1800.0
 ) -> None:
-    """Serve `folder` with vLLM and compare with what `answers` found. `engine` says how: devices, memory, which must
-    be free.
+    """Serve `folder` with vLLM and compare with what `answers` found. `engine` says how; of the GPUs that this process
+    sees, what is free is used.
 
     Raises CheckpointError naming the first answer that differs, or why vLLM cannot serve the folder.
     """
@@ -89,7 +93,7 @@ def check_served(
         ended = run_child(
             [sys.executable, "-m", "vila2_ray.train.proof", str(asked)],
             Path(scratch, "log"),
-            environment={"PYTHONPATH": os.pathsep.join(sys.path)},
+            environment={"PYTHONPATH": os.pathsep.join(sys.path), **dict.fromkeys(_OF_A_RANK)},
             timeout_seconds=timeout_seconds,
         )
         if not answered.is_file():
@@ -141,7 +145,7 @@ def _serve(folder: Path, config: EngineConfig) -> list[Answer]:
     if not config.max_model_length:  # of the checkpoint's whole context only the probe is needed
         longest = max(_inputs(load_processor(folder), image)["input_ids"].shape[1] for image in probes())
         config = replace(config, max_model_length=-(-(longest + NUM_STEPS) // 64) * 64)
-    engine = VllmEngine.load(folder, config)
+    engine = VllmEngine.load(folder, _within_what_is_free(config))
     sampling = SamplingParams(temperature=0.0, max_tokens=NUM_STEPS, logprobs=NUM_LIKELY, detokenize=False)
     ids = list(turn_token_ids(engine.processor, PROMPT))
     finished: dict[str, Any] = {}
@@ -157,6 +161,20 @@ def _serve(folder: Path, config: EngineConfig) -> list[Answer]:
         Answer(list(one.token_ids), [{t: entry.logprob for t, entry in step.items()} for step in one.logprobs])
         for one in made
     ]
+
+
+def _within_what_is_free(config: EngineConfig) -> EngineConfig:
+    """No more GPUs, and no more of their memory, than the training beside it leaves."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return replace(config, tensor_parallel=1)
+    free, total = torch.cuda.mem_get_info()
+    return replace(
+        config,
+        tensor_parallel=min(config.tensor_parallel, torch.cuda.device_count()),
+        gpu_memory_share=min(config.gpu_memory_share, 0.95 * free / total),
+    )
 
 
 def _main(file: str) -> None:

@@ -14,8 +14,9 @@ from vila2_ray import cli
 from vila2_ray.captions.fuse import Turn
 from vila2_ray.errors import CheckpointError
 from vila2_ray.model import build_vila, checkpoint_digest, load_model, load_processor
+from vila2_ray.model.architecture import LANGUAGE_MODELS
 from vila2_ray.model.base import write_base
-from vila2_ray.model.building import LANGUAGE_MODELS, load_tokenizer
+from vila2_ray.model.building import load_tokenizer
 from vila2_ray.storage import Store
 from vila2_ray.train.source import ImageKey
 from vila2_ray.train.tokenize import ItemTokenizer
@@ -40,8 +41,9 @@ def test_both_parts_answer_as_they_did_alone(kind: str, tokenizer: PreTrainedTok
     assert sum(summary.num_parameters.values()) == sum(parameter.numel() for parameter in model.parameters())
     assert not any("head" in name for name, _ in model.model.vision_tower.named_parameters())
     assert model.generation_config.eos_token_id == 2
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == (kind == "qwen2"), "tied where it was"
 
-    items = [((Turn("user", "a"), Turn("assistant", "cat")), ImageKey("", "", 0)), ((Turn("assistant", "cat"),), None)]
+    items = [((Turn("user", "a"), Turn("assistant", "cat")), [ImageKey("", "", 0)]), ((Turn("assistant", "cat"),), [])]
     asked, told = ItemTokenizer(processor, 64)(items)
     assert int((asked.input_ids == model.config.image_token_id).sum()) == 9
     assert asked.input_ids[asked.supervised].tolist()[-1] == 2

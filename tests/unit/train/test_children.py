@@ -40,6 +40,13 @@ def test_output_is_kept_and_told_and_the_exit_code_is_the_programs(tmp_path: Pat
         run_child(["surely-not-a-program"], tmp_path / "log")
 
 
+def test_the_environment_is_ours_but_for_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    told = {"RANK": None, "WORD": "x"}
+    ended = run_child(["sh", "-c", "echo $RANK:$WORD:${PATH:+path}"], tmp_path / "log", environment=told)
+    assert ended.tail == [":x:path"]
+
+
 def test_what_it_left_behind_ends_with_it(tmp_path: Path) -> None:
     ended = run_child(["sh", "-c", "sleep 300 & echo $!"], tmp_path / "log")
     assert ended.code == 0
