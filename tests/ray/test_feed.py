@@ -23,7 +23,7 @@ from vila2_ray.train.feed import RayReader, RemoteSource, open_reader
 from vila2_ray.train.job import TrainingJob
 from vila2_ray.train.reading import Reader, StepData
 from vila2_ray.train.source import ImageKey
-from vila2_ray.train.trainer import run_training, train_in_process
+from vila2_ray.train.trainer import on_cluster, run_training, train_in_process
 from vila2_ray.train.work import open_source, ready_plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -142,6 +142,17 @@ def test_a_stage_with_data_workers_learns_what_one_without_does(tmp_path: Path) 
     alone = train_in_process(small.job(tmp_path / "1", "pretrain"), NullProgress())
     together = run_training(small.job(tmp_path / "2", "pretrain", "train.data_workers=1"), NullProgress())
     assert together.losses == [(step, pytest.approx(loss, abs=1e-5)) for step, loss in alone.losses]
+
+
+def test_a_plan_is_the_same_wherever_its_lengths_are_measured(tmp_path: Path) -> None:
+    here = ready_plan(small.job(tmp_path / "1", "pretrain"), None, NullProgress())
+    there = ready_plan(small.job(tmp_path / "2", "pretrain"), None, NullProgress(), on_cluster)
+    assert here.digest == there.digest
+    worse = small.job(tmp_path / "3", "pretrain")
+    for shard in (tmp_path / "3" / "pretrain").iterdir():
+        shard.write_bytes(b"no tar at all")
+    with pytest.raises(CorpusError, match="not a tar archive"):
+        ready_plan(worse, None, NullProgress(), on_cluster)
 
 
 def test_more_data_workers_than_the_cluster_has_cpus_for_are_refused(tmp_path: Path) -> None:
