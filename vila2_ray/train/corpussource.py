@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,17 @@ _OVERHEAD_BYTES = 600
 _BATCH = 2048
 
 
+class Measured(NamedTuple):
+    """What a pack plan needs to know of a shard."""
+
+    lengths: pa.Table
+    """Schema LENGTHS."""
+    num_truncated: int
+    """Items that max_length cut short."""
+    num_screened: int
+    """Items that screening or a takedown leaves out."""
+
+
 class CorpusSource:
     """A `Source` over the sources of a stage. What comes first stays in memory: tokens, pixels up to a limit."""
 
@@ -42,10 +53,6 @@ class CorpusSource:
         self._token_room = token_cache_bytes
         self._pixels: dict[ImageKey, torch.Tensor] = {}
         self._pixel_room = pixel_cache_bytes
-        self.num_truncated = 0
-        """Items of the shards measured so far that max_length cut short."""
-        self.num_screened = 0
-        """Items of those shards that screening or a takedown leaves out."""
 
     @property
     def blank(self) -> torch.Tensor:
@@ -60,16 +67,14 @@ class CorpusSource:
     def pad_token_id(self) -> int:
         return self._tokenizer.pad_token_id
 
-    def lengths(self) -> Iterator[pa.Table]:
-        """Schema LENGTHS, shard by shard: what a pack plan is made from."""
-        for items in self._sources.values():
-            for ref in items.corpus.shards:
-                left_out = items.screening.flags(ref.source, ref.shard) if items.screening is not None else {}
-                made = self._tokenized(items, ref)
-                self.num_screened += sum(1 for key in made if key.row in left_out)
-                kept = {key: tokens for key, tokens in made.items() if key.row not in left_out}
-                self.num_truncated += sum(1 for tokens in kept.values() if tokens.num_truncated)
-                yield _lengths(kept)
+    def measure(self, ref: ShardRef) -> Measured:
+        """The items of a shard, as a pack plan is made from them."""
+        items = self._sources[ref.source]
+        left_out = items.screening.flags(ref.source, ref.shard) if items.screening is not None else {}
+        made = self._tokenized(items, ref)
+        kept = {key: tokens for key, tokens in made.items() if key.row not in left_out}
+        num_truncated = sum(1 for tokens in kept.values() if tokens.num_truncated)
+        return Measured(_lengths(kept), num_truncated, len(made) - len(kept))
 
     def tokens(self, keys: Sequence[ItemKey]) -> list[Tokens]:
         found = {key: self._tokens[key] for key in keys if key in self._tokens}

@@ -69,6 +69,11 @@ class TrainingJob:
         return [TrainingSource(self.corpus, kind, self.share, self.layers, self.screening), *self.mixture]
 
     @property
+    def num_shards(self) -> int:
+        """Of all sources."""
+        return sum(len(source.corpus.shards) for source in self.sources)
+
+    @property
     def init(self) -> Path:
         """`init_folder` on this node; fetched into its cache where it is a far one."""
         return self.init_folder.local_folder() if isinstance(self.init_folder, Store) else Path(self.init_folder)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from vila2_ray.errors import StageFailed, Vila2Error
 from vila2_ray.progress import Progress
@@ -25,6 +27,11 @@ from vila2_ray.train.work import open_remote, open_source, read_plan, read_summa
 __all__ = ["TrainingJob", "TrainingSummary", "run_training", "train_in_process"]
 
 _POLL_SECONDS = 0.5
+_SPREAD_SHARDS = 64
+"""Shards from which on the plan's lengths are measured by the cluster: starting processes takes seconds."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def train_in_process(job: TrainingJob, progress: Progress) -> TrainingSummary:
@@ -57,7 +64,7 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     check_cpus(job.config.train, ray.cluster_resources().get("CPU", 0.0))
-    plan = ready_plan(job, None, progress)
+    plan = ready_plan(job, None, progress, on_cluster if job.num_shards >= _SPREAD_SHARDS else None)
     if (summary := read_summary(job, plan)) is not None:
         return summary
     train = job.config.train
@@ -105,6 +112,28 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     if summary is None:
         raise StageFailed(f"{job.title}: the workers ended without a finished checkpoint. Run the same command again")
     return summary
+
+
+def on_cluster(function: Callable[[_Item], _Result], items: list[_Item]) -> Iterator[_Result]:
+    """`function` of each item on the cluster's CPUs, in order, a bounded number at a time. Raises what it raises."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    def call(item: _Item) -> _Result:  # Ray takes plain functions only; with what it holds, it stays in its processes
+        return function(item)
+
+    task = ray.remote(num_cpus=1, max_retries=3)(call)
+    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(task.remote(item))
+            if len(waiting) >= limit:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Vila2Error) else error from error
 
 
 class _Board:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 import pyarrow as pa
 import torch
 
 from vila2_ray.config import semantic_fields
+from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.engines.choice import vllm_problem
 from vila2_ray.model.loading import load_model, load_processor
 from vila2_ray.progress import Progress
 from vila2_ray.train.checkpoint import StepStore
-from vila2_ray.train.corpussource import CorpusSource
+from vila2_ray.train.corpussource import CorpusSource, Measured
 from vila2_ray.train.export import export_folder, weights_dtype
 from vila2_ray.train.features import LossModule
 from vila2_ray.train.feed import RemoteSource
@@ -56,27 +57,55 @@ def open_remote(job: TrainingJob) -> CorpusSource | RemoteSource:
     return RemoteSource(source, functools.partial(open_source, job, False), num_workers) if num_workers else source
 
 
-def ready_plan(job: TrainingJob, source: CorpusSource | None, progress: Progress) -> PackPlan:
+class ShardMeasurer:
+    """Measures shards of a job anywhere: picklable, and a process opens the job's data once."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+        self._source: CorpusSource | None = None
+
+    def __call__(self, ref: ShardRef) -> Measured:
+        self._source = self._source or open_source(self._job, keeps=False)
+        return self._source.measure(ref)
+
+
+Spread = Callable[[Callable[[ShardRef], Measured], list[ShardRef]], Iterable[Measured]]
+"""Applies a picklable function to shards, here or on a cluster, results in order."""
+
+
+def ready_plan(
+    job: TrainingJob, source: CorpusSource | None, progress: Progress, spread: Spread | None = None
+) -> PackPlan:
     """The plan in `job.packs`, made and written when it is missing or other work's.
 
-    `source` spares a second tokenization where the caller trains in the same process.
+    `source` spares a second tokenization where the caller trains in the same process; `spread` tokenizes elsewhere.
     """
     if (found := read_plan(job)) is not None:
         return found
-    source = source or open_source(job)
-    progress.start(f"plan {job.title}", sum(len(s.corpus.shards) for s in job.sources), "shards")
-    tables = []
-    for number, table in enumerate(source.lengths()):
-        tables.append(table)
-        progress.update(number + 1)
+    refs = [ref for source in job.sources for ref in source.corpus.shards]
+    progress.start(f"plan {job.title}", len(refs), "shards")
+    measured: list[Measured] = []
+    spread = spread or map
+    for shard in spread(source.measure if source is not None else ShardMeasurer(job), refs):
+        measured.append(shard)
+        progress.update(len(measured))
     progress.finish()
     settings, train = job.settings, job.config.train
     shares = {source.corpus.source: source.share for source in job.sources}
     plan = make_plan(
-        pa.concat_tables(tables), settings, seed=job.config.seed, shuffle_window=train.shuffle_window, shares=shares
+        pa.concat_tables(m.lengths for m in measured),
+        settings,
+        seed=job.config.seed,
+        shuffle_window=train.shuffle_window,
+        shares=shares,
     )
-    counts = {"num_too_long": plan.num_too_long, "num_empty": plan.num_empty, "num_truncated": source.num_truncated}
-    counts |= {"num_screened": source.num_screened} if any(s.screening is not None for s in job.sources) else {}
+    counts = {
+        "num_too_long": plan.num_too_long,
+        "num_empty": plan.num_empty,
+        "num_truncated": sum(m.num_truncated for m in measured),
+    }
+    if any(s.screening is not None for s in job.sources):
+        counts["num_screened"] = sum(m.num_screened for m in measured)
     left_out = ", ".join(f"{count:,} {name[4:].replace('_', ' ')}" for name, count in counts.items() if count)
     progress.note(
         f"{job.title}: {plan.num_items:,} items in {plan.num_steps:,} steps, {plan.num_tokens:,} tokens"
