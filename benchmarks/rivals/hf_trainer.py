@@ -35,7 +35,7 @@ def main() -> None:
     began = time.time()
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "settings.json").read_text("utf-8"))
-    torch.set_num_threads(settings["num_threads"])
+    torch.set_num_threads(1)
     model = load_model(folder / "model", torch.float32)
     model.set_attn_implementation(settings["attention"])
     model.config.use_cache = False
