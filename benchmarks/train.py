@@ -2,7 +2,8 @@
 
 - *ours*: `train.loop.fit`, started by Ray Train on two ranks (gloo), fed from tar shards by the pack plan;
 - *torchrun*: `rivals/torchrun_fsdp.py`, FSDP2 and a DataLoader by hand, two ranks;
-- *ours_alone* and *hf_trainer*: one process on both cores, ours and transformers' `Trainer` (`rivals/hf_trainer.py`);
+- *ours_alone* and *hf_trainer*: one process that computes on one core and has another for its data, ours and
+  transformers' `Trainer` (`rivals/hf_trainer.py`);
 - *our_data* and *webdataset*: the data path alone on one core, 384 px JPEGs in tar shards → processed pixels and
   tokens; ours as the loop's reader gives them, the other by webdataset and torch's DataLoader
   (`rivals/webdataset_loader.py`), once with the checkpoint's image processor, once with its arithmetic by hand.
@@ -96,7 +97,7 @@ def prepare(folder: Path, num_steps: int, dtype: str) -> dict[str, Any]:
     place = find_place(dtype)  # type: ignore[arg-type]
     found = "bfloat16" if place.compute_dtype == torch.bfloat16 else "float32"
     settings = {**STAGE, "num_steps": num_steps, "batch_size": BATCH, "micro_batch_size": MICRO_BATCH, "dtype": found}
-    settings |= {"attention": place.attention, "num_threads": RANKS}
+    settings |= {"attention": place.attention}
     (folder / "settings.json").write_text(json.dumps(settings))
     return {
         "tokens": by_step[:, 0].tolist(),
@@ -178,7 +179,7 @@ def ours(folder: Path) -> None:
     began = time.time()
     ray.init(address="local", num_cpus=RANKS, include_dashboard=False, log_to_driver=False, logging_level="error")
     TorchTrainer(
-        lambda config: train_here(Path(config["folder"]), 1, config["began"]),
+        lambda config: train_here(Path(config["folder"]), config["began"]),
         train_loop_config={"folder": str(folder), "began": began},
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=RANKS, resources_per_worker={"CPU": 1}),
@@ -187,11 +188,11 @@ def ours(folder: Path) -> None:
 
 
 def ours_alone(folder: Path) -> None:
-    """One process on all cores."""
-    train_here(folder, RANKS, time.time())
+    """One process."""
+    train_here(folder, time.time())
 
 
-def train_here(folder: Path, num_threads: int, began: float) -> None:
+def train_here(folder: Path, began: float) -> None:
     """Train as this rank; the first one writes the course."""
     import torch
 
@@ -202,7 +203,7 @@ def train_here(folder: Path, num_threads: int, began: float) -> None:
 
     settings = json.loads((folder / "settings.json").read_text("utf-8"))
     job = make_job(folder, settings["num_steps"])
-    place, source, plan = find_place(settings["dtype"], num_threads), open_source(job), read_plan(job)
+    place, source, plan = find_place(settings["dtype"], 1), open_source(job), read_plan(job)
     assert plan is not None
     course: Course = {"began": began, "ends": [], "losses": [], "waits": []}
 
@@ -258,8 +259,7 @@ DATA_WAYS = (("our_data",), ("webdataset", "processor"), ("webdataset", "handmad
 
 def run(way: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """One way in a process of its own: its course, or what its last line says."""
-    threads = str(RANKS if way in ("ours_alone", "hf_trainer") else 1)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment.update(PYTHONPATH=os.pathsep.join(paths), RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     environment.update(RAY_worker_niceness="0", RAY_TRAIN_V2_ENABLED="1")
@@ -307,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--others", type=int, default=3, help="pairs of the other two comparisons")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--warmup", type=int, default=4, help="steps that are not counted")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--to", type=Path, default=REPOSITORY / "benchmarks" / "results")

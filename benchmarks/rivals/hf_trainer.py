@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sequences import Sequences, attention_bias, collate
+from sequences import Sequences, attention_bias, by_processor, collate
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from vila2_ray.model.loading import load_model, load_processor
@@ -35,7 +35,7 @@ def main() -> None:
     began = time.time()
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "settings.json").read_text("utf-8"))
-    torch.set_num_threads(settings["num_threads"])
+    torch.set_num_threads(1)
     model = load_model(folder / "model", torch.float32)
     model.set_attn_implementation(settings["attention"])
     model.config.use_cache = False
@@ -76,7 +76,7 @@ def main() -> None:
         dataloader_pin_memory=False,
     )
     clock = Clock()
-    dataset = Sequences(folder, load_processor(folder / "model").image_processor)
+    dataset = Sequences(folder, by_processor(load_processor(folder / "model").image_processor))
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=batch, callbacks=[clock])
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

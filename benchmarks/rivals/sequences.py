@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,35 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+MakePixels = Callable[[list[Image.Image]], torch.Tensor]
+"""RGB pictures → [N, 3, H, W] float32."""
+
+
+def by_processor(processor: Any) -> MakePixels:
+    """With the checkpoint's image processor, as most do."""
+    return lambda pictures: processor(images=pictures, return_tensors="pt")["pixel_values"]
+
+
+def by_hand(processor: Any) -> MakePixels:
+    """The processor's arithmetic in torch, three times as quick and a rounding apart."""
+    size, resample = (processor.size.width, processor.size.height), processor.resample
+    scale = 1 / (255 * torch.tensor(processor.image_std))
+    shift = torch.tensor(processor.image_mean) / torch.tensor(processor.image_std)
+
+    def make(pictures: list[Image.Image]) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack([np.asarray(picture.resize(size, resample)) for picture in pictures]))
+        return pixels.float().mul_(scale).sub_(shift).permute(0, 3, 1, 2).contiguous()
+
+    return make
+
 
 class Sequences(Dataset):
-    """Sequence n as arrays, its pictures decoded and processed."""
+    """Sequence n as arrays, its pictures decoded and made into pixels."""
 
-    def __init__(self, folder: Path, processor: Any) -> None:
+    def __init__(self, folder: Path, make_pixels: MakePixels) -> None:
         self.arrays = dict(np.load(folder / "sequences.npz"))
         self.shards = sorted((folder / "corpus" / "pretrain").glob("*.tar"))
-        self.processor = processor
+        self.make_pixels = make_pixels
         self.files: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -34,7 +55,7 @@ class Sequences(Dataset):
         start, stop = self.arrays["starts"][number : number + 2]
         first, last = self.arrays["image_starts"][number : number + 2]
         pictures = [self._picture(*self.arrays["images"][at]) for at in range(first, last)]
-        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"] if pictures else None
+        pixels = self.make_pixels(pictures) if pictures else None
         ids, learned, item = (self.arrays[name][start:stop] for name in ("ids", "learned", "item"))
         return {"ids": ids, "learned": learned, "item": item, "pixels": pixels}
 

@@ -3,8 +3,8 @@
     torchrun --standalone --nproc-per-node 2 benchmarks/rivals/torchrun_fsdp.py FOLDER
 
 FOLDER holds `model/`, `corpus/`, `sequences.npz` and `settings.json`. Writes `course.json`: when each step ended, the
-losses, peak memory. Same loss as the measured trainer's, and what is quick is done: the head runs on learned positions
-only, loss and gradient norm are read once a step, supervised tokens are counted beforehand.
+losses, peak memory. Same loss as the measured trainer's, and what is quick is done: pixels are made by hand, the head
+runs on learned positions only, the loss is read once a step, supervised tokens are counted beforehand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from sequences import Sequences, attention_bias, loader, micro_batches
+from sequences import Sequences, attention_bias, by_hand, loader, micro_batches
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -81,7 +81,7 @@ def main() -> None:
     others = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
     betas = (0.9, settings["adam_beta2"])
     optimizer = torch.optim.AdamW([decayed, others], lr=settings["peak_lr"], betas=betas, fused=True)
-    dataset = Sequences(folder, load_processor(folder / "model").image_processor)
+    dataset = Sequences(folder, by_hand(load_processor(folder / "model").image_processor))
     num_steps, size, micro = (settings[name] for name in ("num_steps", "batch_size", "micro_batch_size"))
     num_learned = np.add.reduceat(dataset.arrays["learned"].astype(np.int64), dataset.arrays["starts"][:-1])
     learned_by_step = num_learned[: num_steps * size].reshape(num_steps, size).sum(1)
