@@ -14,7 +14,7 @@ from vila2_ray.model.families import part_of
 from vila2_ray.storage import Store
 from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.guard import LossGuard
-from vila2_ray.train.loop import FitResult, StepReport, fit
+from vila2_ray.train.loop import FitResult, StepReport, Watch, fit
 from vila2_ray.train.parallelize import Place
 from vila2_ray.train.source import ImageKey
 
@@ -192,3 +192,18 @@ def test_reading_errors_reach_the_caller() -> None:
     settings = small.stage()
     with pytest.raises(KeyError):
         fit(small.model(), small.plan(table, settings), source, settings, pad_token_id=small.PAD, place=small.CPU)
+
+
+def test_a_notice_that_the_machine_will_be_taken_away_is_answered_by_a_save(tmp_path: Path) -> None:
+    """Once for each notice, however long training still goes on."""
+    asked: list[int] = []
+
+    def is_leaving() -> bool:
+        asked.append(1)
+        return len(asked) >= 3
+
+    watch = Watch(is_leaving, every_seconds=0.0)
+    train(small.stage(), checkpoints=StepStore(Store(tmp_path), "w", 1e9, keep=9), watch=watch)
+    (saved,) = json.loads((tmp_path / "last.json").read_text())["kept"]
+    assert saved["step"] == 3
+    assert len(asked) == 12
