@@ -1,8 +1,9 @@
 """A model becomes ready to train on its place: activation checkpointing, compilation, FSDP2, weights.
 
 Every repeated layer of language model and tower is a unit of its own, so is the connector; embeddings, norms and head
-are the root's. Weights stay float32 and are gathered in the compute dtype, gradients are reduced in float32. A tower
-that is not trained is not sharded: its outputs are cached, so that ranks run it at different times.
+are the root's, and so is the tower of a family that cannot be run apart from it. Weights stay float32 and are gathered
+in the compute dtype, gradients are reduced in float32. A tower that is run apart and not trained is not sharded: its
+outputs are cached, so that ranks run it at different times.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def _shard(module: LossModule, parts: Blocks, place: Place) -> None:
             param_dtype=place.compute_dtype if half else None, reduce_dtype=torch.float32 if half else None
         ),
     }
-    for unit in [*parts.language_layers, *parts.vision_blocks, *parts.connector]:
+    # of a model that is run as a whole, a batch of text skips the tower: only what the root gathers is gathered anyway
+    seen = [*parts.vision_blocks, *parts.connector] if module.is_split else []
+    for unit in [*parts.language_layers, *seen]:
         if not ignored.issuperset(unit.parameters()):
             fully_shard(unit, **settings)
     fully_shard(module, **settings, ignored_params=ignored)

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.unit.train import ranks, small
 from vila2_ray.storage import Store
+from vila2_ray.train import features
 from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.loop import StepReport, fit
 from vila2_ray.train.parallelize import Place
@@ -53,6 +54,9 @@ def of_two(place: Place, folder: Path) -> dict[str, Any]:
     answers["full"] = train(place, "all parts", activation_checkpointing="full")
     answers["selective"] = train(place, "all parts", activation_checkpointing="selective")
     answers["half"] = train(dataclasses.replace(place, compute_dtype=torch.bfloat16), "all parts")
+    features._SPLIT = ()
+    answers["whole"] = train(place, "uneven", texts=True)
+    features._SPLIT = ("vila", "llava")
     answers["texts"] = train(place, "uneven", texts=True)
 
     def stop(report: StepReport) -> None:
@@ -111,6 +115,10 @@ def test_how_the_model_is_spread_and_recomputed_changes_nothing(worlds: tuple[di
 
 def test_ranks_with_and_without_images_keep_step(worlds: tuple[dict[str, Any], Path]) -> None:
     same(worlds[0]["texts"], "uneven", texts=True)
+
+
+def test_families_that_are_run_as_a_whole_keep_step_too(worlds: tuple[dict[str, Any], Path]) -> None:
+    same(worlds[0]["whole"], "uneven", texts=True)
 
 
 def test_two_ranks_in_half_precision_stay_near_one(worlds: tuple[dict[str, Any], Path]) -> None:
