@@ -24,7 +24,7 @@ from vila2_ray.model.modeling import VilaForConditionalGeneration
 from vila2_ray.recipe import load_config
 from vila2_ray.train import figures, memory, shard
 from vila2_ray.train.features import LossModule
-from vila2_ray.train.optimize import freeze
+from vila2_ray.train.optimize import freeze, lr_factor
 from vila2_ray.train.parallelize import Place
 
 LARGE = {"smolvlm": (0.45, 144), "vila2-8b": (8.48, 196), "vila2-40b": (34.9, 196)}
@@ -125,3 +125,21 @@ def test_the_plan_says_what_does_not_fit_and_what_to_do(tmp_path: Path, capsys: 
         cli.main(["plan", f"campaign={tmp_path / 'none'}", "corpus.pretrain=", "corpus.sft=", "corpus.heldout="]) == 0
     )
     assert "GB on each worker" in capsys.readouterr().out
+
+
+def test_the_papers_stages_are_those_of_vila2_8b() -> None:
+    """arXiv 2407.17453 and 2312.07533: what is trained, peak learning rates, one epoch, cosine after 3 % of warm-up."""
+    train = load_config("vila2-8b").train
+    found = {name: (train.stage(name).trained, train.stage(name).peak_lr) for name in ("align", "pretrain", "sft")}
+    assert found == {
+        "align": (("connector",), 1e-3),
+        "pretrain": (("language", "connector"), 5e-5),
+        "sft": (("vision", "connector", "language"), 2e-5),
+    }
+    for name in found:
+        stage = train.stage(name)
+        assert (stage.num_epochs, stage.weight_decay, stage.max_length) == (1, 0, 4096)
+        factors = [lr_factor(step, 1000, stage) for step in range(1000)]
+        assert max(factors) == factors[29] == factors[30] == 1.0
+        assert factors[30:] == sorted(factors[30:], reverse=True)
+        assert factors[-1] < 1e-5
