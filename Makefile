@@ -48,8 +48,11 @@ corpus: $(CORPUS)/.composed
 run: setup
 	@$(BIN)/vila2 run --recipe tiny --job $(ARGS)
 
+# Unit tests side by side, then those that start clusters, one after the other. 5: ARGS chose no test of that part.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	@status=0; for part in "tests/unit -n 2" "tests/e2e tests/faults tests/ray"; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$part -m "not slow and not gpu" $(ARGS) || [ $$? = 5 ] || status=1; \
+	done; exit $$status
 
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto -q $(ARGS)

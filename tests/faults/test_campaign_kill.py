@@ -13,14 +13,18 @@ from vila2_ray import Campaign
 LIMIT_SECONDS = 900.0
 
 
+UNTIL = ("--until", "recaption-1")
+"""Later stages are of the same kinds as those before."""
+
+
 def run_to_end(campaign: Path) -> None:
-    process = micro.driver(campaign)
+    process = micro.driver(campaign, *UNTIL)
     assert process.wait(LIMIT_SECONDS) == 0, Path(f"{campaign}.log").read_text()[-4000:]
 
 
 def kill_when(campaign: Path, pattern: str) -> None:
     """Start a driver and kill its whole process group as soon as a file matches; fails if it never does."""
-    process = micro.driver(campaign)
+    process = micro.driver(campaign, *UNTIL)
     until = time.monotonic() + LIMIT_SECONDS
     while not list(campaign.glob(pattern)):
         assert process.poll() is None, Path(f"{campaign}.log").read_text()[-4000:]

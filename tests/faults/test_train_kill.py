@@ -67,11 +67,10 @@ KILLS: dict[str, Callable[[subprocess.Popen[bytes], int], None]] = {
     "all ranks": kill_ranks,
 }
 CASES = [
-    pytest.param("rank", 0, (2, 2), id="rank"),
     pytest.param("driver", 1, (2, 1), id="driver-fewer"),
     *(
         pytest.param(list(KILLS)[seed % 3], seed, ((1, 2), (2, 1), (2, 2))[seed // 3 % 3], marks=pytest.mark.slow)
-        for seed in range(2, 30)
+        for seed in range(30) if seed != 1
     ),
 ]
 
