@@ -70,7 +70,8 @@ CASES = [
     pytest.param("driver", 1, (2, 1), id="driver-fewer"),
     *(
         pytest.param(list(KILLS)[seed % 3], seed, ((1, 2), (2, 1), (2, 2))[seed // 3 % 3], marks=pytest.mark.slow)
-        for seed in range(30) if seed != 1
+        for seed in range(30)
+        if seed != 1
     ),
 ]
 
