@@ -50,7 +50,7 @@ run: setup
 
 # Unit tests side by side, then those that start clusters, one after the other. 5: ARGS chose no test of that part.
 test: $(VENV)/.installed
-	@status=0; for part in "tests/unit -n 2" "tests/e2e tests/faults tests/ray"; do \
+	@status=0; for part in "tests/unit -n 2 --dist loadfile" "tests/e2e tests/faults tests/ray"; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$part -m "not slow and not gpu" $(ARGS) || [ $$? = 5 ] || status=1; \
 	done; exit $$status
 

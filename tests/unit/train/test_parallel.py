@@ -66,6 +66,7 @@ def of_two(place: Place, folder: Path) -> dict[str, Any]:
     store = StepStore(Store(folder / "state"), "w", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(place, "all parts", checkpoints=store, on_step=stop)
+    store.settle(place)  # this process lives on, and so does its save
     answers["resumed"] = train(place, "all parts", checkpoints=StepStore(Store(folder / "state"), "w", 1e9))
     answers["from one"] = train(place, "all parts", checkpoints=StepStore(Store(folder / "of one"), "w", 1e9))
     answers["shards"] = [isinstance(p, DTensor) for p in sharded_model(place).parameters()]
