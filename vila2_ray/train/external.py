@@ -32,7 +32,7 @@ from vila2_ray.train.children import run_child
 from vila2_ray.train.job import TrainingJob, TrainingSource, TrainingSummary, thinned
 from vila2_ray.train.packplan import PackPlan
 from vila2_ray.train.proof import answers, check_served
-from vila2_ray.train.work import ready_plan
+from vila2_ray.train.work import read_finished, ready_plan
 
 FORMAT_VERSION = 1
 _FINISHED, _PLAN = "finished.json", "plan.parquet"
@@ -53,7 +53,7 @@ def run_external(job: TrainingJob, progress: Progress) -> TrainingSummary:
     command = job.config.train.command_of(job.stage)
     plan = ready_plan(job, None, progress)
     work = hashlib.sha256(f"{job.work_key(plan.digest)}{json.dumps(command)}".encode()).hexdigest()
-    if (summary := _read_finished(job, work)) is not None:
+    if (summary := read_finished(job, work)) is not None:
         return summary
     began = time.monotonic()
     with _workplace(job.state) as place:
@@ -222,13 +222,3 @@ def _take(job: TrainingJob, made: Path) -> str:
 
 def _model_type(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
-
-
-def _read_finished(job: TrainingJob, work: str) -> TrainingSummary | None:
-    if not (job.state.exists(_FINISHED) and job.out.exists("config.json")):
-        return None
-    finished = json.loads(job.state.read_text(_FINISHED))
-    if finished["work"] != work:
-        return None
-    summary = finished["summary"]
-    return TrainingSummary(**{**summary, "losses": [(step, loss) for step, loss in summary["losses"]]})

@@ -132,10 +132,15 @@ def read_plan(job: TrainingJob) -> PackPlan | None:
 
 def read_summary(job: TrainingJob, plan: PackPlan) -> TrainingSummary | None:
     """The summary of the finished stage; None when it is not finished, or its folder is gone."""
+    return read_finished(job, job.work_key(plan.digest))
+
+
+def read_finished(job: TrainingJob, work: str) -> TrainingSummary | None:
+    """What was left of a stage when it was finished, if that was the same work and its folder is still there."""
     if not (job.state.exists(_FINISHED) and job.out.exists("config.json")):
         return None
     finished = json.loads(job.state.read_text(_FINISHED))
-    if finished["work"] != job.work_key(plan.digest):
+    if finished["work"] != work:
         return None
     summary = finished["summary"]
     return TrainingSummary(**{**summary, "losses": [(step, loss) for step, loss in summary["losses"]]})
