@@ -19,6 +19,7 @@ LEVELS = (
     ("errors", "schema", "progress"),
     (
         "captions",
+        "skills",
         "screening",
         "config",
         "recipe",
@@ -33,13 +34,13 @@ LEVELS = (
     ("nodecache", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "model"),
-    ("recaption", "train", "evaluate", "recipes"),
+    ("recaption", "train", "evaluate", "experts", "recipes"),
     ("campaign", "report"),
     ("cli", "jobs", "serve"),
 )
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
-PURE = ("errors", "schema", "progress", "config", "captions", "screening", "campaign.plan", "engines.base")
+PURE = ("errors", "schema", "progress", "config", "captions", "skills", "screening", "campaign.plan", "engines.base")
 PURE += ("engines.fake", "train.guard", "train.packplan", "train.throughput", "evaluate.ranking", "evaluate.truth")
 PURE += ("train.memory", "model.architecture")
 HEAVY = ("ray", "torch", "transformers", "vllm")

@@ -1,0 +1,118 @@
+"""What can be configured: dataclasses, each field with its meaning and default; `recipe` fills them in.
+
+Every field is *semantic* (it decides what is made, and enters the fingerprints of the stages that read it) or
+*operational* (it decides how fast, where or at what price; changing it invalidates nothing). Fields are semantic unless
+declared otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import get_args
+
+from vila2_ray.config.campaign import (
+    EvaluateConfig,
+    ExportConfig,
+    PlanningConfig,
+    PricesConfig,
+    RatesConfig,
+    RoundsConfig,
+)
+from vila2_ray.config.captions import (
+    DriftConfig,
+    EngineConfig,
+    EngineName,
+    FallbackConfig,
+    FiltersConfig,
+    FuseConfig,
+    PickConfig,
+    PickRule,
+    RecaptionConfig,
+    Rule,
+    SamplingConfig,
+)
+from vila2_ray.config.corpus import ColumnsConfig, CorpusConfig, ScreenConfig, SourceConfig, SourceKind, TrainingStage
+from vila2_ray.config.fields import operational, semantic_fields
+from vila2_ray.config.skills import SkillConfig, SkillName, SkillsConfig
+from vila2_ray.config.training import BaseConfig, Part, StageConfig, Tracker, TrainConfig
+from vila2_ray.errors import ConfigError
+
+__all__ = [
+    "BaseConfig",
+    "ColumnsConfig",
+    "Config",
+    "CorpusConfig",
+    "DriftConfig",
+    "EngineConfig",
+    "EngineName",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FallbackConfig",
+    "FiltersConfig",
+    "FuseConfig",
+    "Part",
+    "PickConfig",
+    "PickRule",
+    "PlanningConfig",
+    "PricesConfig",
+    "RatesConfig",
+    "RecaptionConfig",
+    "RoundsConfig",
+    "Rule",
+    "SamplingConfig",
+    "ScreenConfig",
+    "SkillConfig",
+    "SkillName",
+    "SkillsConfig",
+    "SourceConfig",
+    "SourceKind",
+    "StageConfig",
+    "Tracker",
+    "TrainConfig",
+    "TrainingStage",
+    "operational",
+    "semantic_fields",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole campaign."""
+
+    campaign: str = operational("runs/tiny")
+    """Folder (any pyarrow.fs URI) that holds everything the campaign writes."""
+    recipe: str = operational("")
+    seed: int = 0
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    pick: PickConfig = field(default_factory=PickConfig)
+    drift: DriftConfig = operational(factory=DriftConfig)
+    layers: dict[str, str] = operational(factory=dict)
+    """Layer → the retried layer that later stages read in its place, for example round-1: round-1-retry-1, as
+    `vila2 retry` made it. Its digest enters their fingerprints."""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    specialists: tuple[SkillName, ...] = operational(())
+    """Skills for which a specialist is trained after the rounds, recaptions the corpus and teaches the final model.
+    None: the campaign ends with the best round."""
+    skills: SkillsConfig = field(default_factory=SkillsConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    rates: RatesConfig = operational(factory=RatesConfig)
+    planning: PlanningConfig = operational(factory=PlanningConfig)
+    prices: PricesConfig = operational(factory=PricesConfig)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.specialists) - set(get_args(SkillName)):
+            raise ConfigError("specialists", sorted(unknown), f"name some of {', '.join(get_args(SkillName))}, or none")
+        for layer, retried in self.layers.items():
+            if not re.fullmatch(re.escape(layer) + r"-retry-[1-9]\d*", retried):
+                raise ConfigError(f"layers.{layer}", retried, f"name a layer that retried it, {layer}-retry-1 for one")
+        if self.pick.by == "agreement" and self.pick.layers == "latest" and self.recaption.num_variants == 1:
+            remedy = "one caption per sample has nothing to agree with: raise recaption.num_variants or pick.layers=all"
+            raise ConfigError("pick.by", self.pick.by, remedy)

@@ -1,0 +1,96 @@
+"""The outer loop: rounds, scores, export, and what plans and ledgers reckon with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vila2_ray.config.fields import check_positive, check_share, operational
+from vila2_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """The outer loop."""
+
+    max: int = operational(3)
+    """Recaption-and-train rounds after VLM_0. Zero: VLM_0 only."""
+    fraction: float = 1.0
+    """Share of the corpus that a round captions; a last full pass captions the rest and keeps those rows."""
+    metric: str = "auto"
+    """Held-out score that saturation and promotion go by; `auto` takes the richest one that can be computed."""
+    min_gain: float = operational(0.002)
+    """A round that gains less saturates the campaign."""
+
+    def __post_init__(self) -> None:
+        if self.max < 0:
+            raise ConfigError("rounds.max", self.max, "must not be negative")
+        if not 0 < self.fraction <= 1:
+            raise ConfigError("rounds.fraction", self.fraction, "must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Held-out scoring after every round."""
+
+    prompt_id: str = "detailed"
+    max_tokens: int = 128
+    answer_max_tokens: int = 16
+    max_samples: int = 0
+    """0: all of them."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What the last stage writes for other tools."""
+
+    format: Literal["webdataset", "parquet", "captions"] = "captions"
+    to: str = operational("")
+    """Folder; empty: `<campaign>/export/<format>`."""
+
+
+@dataclass(frozen=True)
+class RatesConfig:
+    """Rates that a plan is made with before the campaign has measured its own; all operational. Per second."""
+
+    captions: float = operational(0.0)
+    """Of one caption actor. 0: unknown, and said so."""
+    align_samples: float = operational(0.0)
+    """Of one training worker."""
+    pretrain_samples: float = operational(0.0)
+    sft_samples: float = operational(0.0)
+    basis: str = operational("")
+    """Where the figures come from, for the plan's readers."""
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """What `vila2 plan` computes memory and time of training with; all operational."""
+
+    gpu: str = operational("")
+    """Its name, for example H100."""
+    gpu_memory_gb: float = operational(0.0)
+    """0: unknown, so nothing is said of what fits."""
+    gpu_tflops: float = operational(0.0)
+    """Peak in bfloat16, dense, float32 accumulation. 0: by the name, where train/throughput.py knows it."""
+    gpus_per_node: int = operational(8)
+    utilization: float = operational(0.4)
+    """Share of that peak that training reaches, recomputation counted as work."""
+    samples: dict[str, int] = operational(factory=dict)
+    """Corpus (pretrain, sft, heldout) or stage (align …) → samples, where there is nothing yet to count."""
+    tokens_per_sample: dict[str, int] = operational(factory=dict)
+    """Stage → tokens of its average sample, those of its image included."""
+
+    def __post_init__(self) -> None:
+        check_positive("planning", self, "gpus_per_node", "utilization")
+        check_share("planning", self, "utilization")
+
+
+@dataclass(frozen=True)
+class PricesConfig:
+    """What the ledger multiplies seconds with; all operational."""
+
+    node_dollars_per_hour: float = operational(0.10)
+    """Of the machine that runs a local campaign; clusters bring their own lists."""
+    human_dollars_per_1000_captions: float = operational(36.0)
+    """VILA², arXiv 2407.17453, gives $36 per 1,000 human captions."""

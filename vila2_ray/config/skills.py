@@ -1,0 +1,72 @@
+"""What specialists learn from and are asked, skill by skill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vila2_ray.config.fields import check_positive, check_share, operational
+from vila2_ray.config.training import StageConfig
+from vila2_ray.errors import ConfigError
+
+SkillName = Literal["spatial", "grounding", "ocr"]
+
+
+@dataclass(frozen=True)
+class SkillConfig:
+    """One skill: its finetuning data, and the words in which it is asked for.
+
+    Paths are operational, as those of corpora are: what lies there enters fingerprints by its digest.
+    """
+
+    data: str = operational("")
+    """Finished finetuning conversations (LLaVA-style, any form that corpus.sft takes). Empty: made from `images`."""
+    images: str = operational("")
+    """Shards whose images conversations are made from. Empty: corpus.pretrain."""
+    annotations: str = operational("")
+    """File, folder or glob of boxes: GRIT-like or Visual-Genome-like (experts/annotations.py). Spatial, grounding."""
+    detector: str = operational("")
+    """Folder of a transformers object detector (also open-vocabulary), where there are no annotations."""
+    labels: tuple[str, ...] = ()
+    """What an open-vocabulary detector looks for."""
+    min_score: float = 0.5
+    """Confidence below which an expert's finding is left out."""
+    max_samples: int = 0
+    """Images that conversations are made from, drawn by a hash. 0: all."""
+    prompt_ids: tuple[str, ...] = ()
+    """Prompts that the specialist captions by (recaption.prompts may define them). Empty: the skill's own family."""
+    questions: tuple[str, ...] = ()
+    """What the final training asks, another list than the prompts. Empty: the skill's own."""
+    max_tokens: int = 256
+    """Of the specialist's captions."""
+
+    def __post_init__(self) -> None:
+        check_positive("skills.<skill>", self, "max_tokens")
+        check_share("skills.<skill>", self, "min_score")
+        if self.max_samples < 0:
+            raise ConfigError("skills.<skill>.max_samples", self.max_samples, "must not be negative; 0 takes all")
+        if self.annotations and self.detector:
+            raise ConfigError("skills.<skill>.detector", self.detector, "name annotations or a detector, not both")
+
+
+@dataclass(frozen=True)
+class SkillsConfig:
+    """The second half of VILA²: specialists, and the final training that learns from all of them."""
+
+    spatial: SkillConfig = field(default_factory=SkillConfig)
+    grounding: SkillConfig = field(default_factory=SkillConfig)
+    ocr: SkillConfig = field(default_factory=SkillConfig)
+    train: StageConfig = field(
+        default_factory=lambda: StageConfig(trained=("vision", "connector", "language"), peak_lr=2e-5)
+    )
+    """How specialists are finetuned, from VLM_K's pretrain-stage checkpoint."""
+    turns: Literal["joined", "apart"] = "joined"
+    """`joined`: alt text, then every specialist's question and answer in one conversation, in shuffled order, as the
+    paper has it. `apart`: each an item of its own."""
+    asks_statements: bool = False
+    """Also ask for single statements of a specialist's caption (is the cat left of the dog?), both ways round."""
+    max_general_loss: float = operational(0.01)
+    """How much of rounds.metric the final model may lose and still be promoted."""
+
+    def of(self, skill: str) -> SkillConfig:
+        return getattr(self, skill)

@@ -1,0 +1,73 @@
+"""What an expert saw in one image: things with boxes, printed lines. Specialists learn from it and are scored by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vila2_ray.captions.boxes import Box
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing with its box."""
+
+    name: str
+    """A noun or noun phrase without article, as captions say it: `red apple`."""
+    box: Box
+    score: float = 1.0
+    """The expert's confidence, in [0, 1]."""
+    depth: float | None = None
+    """Distance from the camera, in any one unit within an image; smaller is nearer. None: not known."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed line."""
+
+    text: str
+    box: Box
+    score: float = 1.0
+    """The expert's confidence, in [0, 1]."""
+    language: str = ""
+    """ISO 639-1, where it could be told; of the script at least, as `zh`. Empty: not known."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is known of an image; None is not the same as nothing there."""
+
+    things: tuple[Thing, ...] | None = None
+    lines: tuple[Line, ...] | None = None
+    """In reading order."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`from_json` reads it back."""
+        made: dict[str, Any] = {}
+        if self.things is not None:
+            made["things"] = [
+                {"name": t.name, "box": list(t.box), "score": t.score, "depth": t.depth} for t in self.things
+            ]
+        if self.lines is not None:
+            made["lines"] = [
+                {"text": line.text, "box": list(line.box), "score": line.score, "language": line.language}
+                for line in self.lines
+            ]
+        return made
+
+    @classmethod
+    def from_json(cls, made: Mapping[str, Any]) -> Annotation:
+        things, lines = made.get("things"), made.get("lines")
+        return cls(
+            None if things is None else tuple(Thing(**{**thing, "box": Box(*thing["box"])}) for thing in things),
+            None if lines is None else tuple(Line(**{**line, "box": Box(*line["box"])}) for line in lines),
+        )
+
+    @classmethod
+    def from_truth(cls, truth: Mapping[str, Any]) -> Annotation:
+        """Of a composed scene's truth: `{"objects": [{"name", "box", …}], "words": [{"text", "box", …}]}`."""
+        return cls(
+            tuple(Thing(thing["name"], Box(*thing["box"])) for thing in truth["objects"]),
+            tuple(Line(word["text"], Box(*word["box"])) for word in truth["words"]),
+        )
