@@ -12,32 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from vila2_ray.recipes.tiny.world import NAMES, PLACES, SIZES
+from vila2_ray.captions.mentions import Mention, find_things, find_words
+from vila2_ray.recipes.tiny.world import NAMES
 
 Truth = Mapping[str, Sequence[Mapping[str, object]]]
-
-_SYNONYMS = {
-    "upper": "top",
-    "lower": "bottom",
-    "middle": "center",
-    "centre": "center",
-    "big": "large",
-    "little": "small",
-}
-_NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "2": 2, "3": 3, "4": 4, "5": 5}
-_READING = re.compile(r"\b(?:reading|reads|says|saying|the words?|the text)\b[\s:\"'“‘]*([a-z0-9]+)")
-
-
-@dataclass(frozen=True)
-class Mention:
-    """One thing that a caption names."""
-
-    name: str
-    size: str | None
-    place: str | None
-    start: int
-    stop: int
-    """The name's characters in the caption."""
 
 
 @dataclass(frozen=True)
@@ -60,51 +38,6 @@ class CaptionScores:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
-
-
-def find_things(caption: str, names: Iterable[str] = NAMES) -> list[Mention]:
-    """The things that a caption names, in order, with the size and place said of each.
-
-    A size is looked for in the three words before the name. A place (`at the top left`, `in the upper-left corner`) is
-    the first one after the name and before the next thing or the end of the sentence, else one before it that is
-    nobody else's. `two cats` counts twice; `no cat` does not count; `the cat`, once a cat was named, is the same cat.
-    """
-    text = _plain(caption)
-    spoken = [match.span(1) for match in _READING.finditer(text)]
-    found = [
-        match
-        for match in re.finditer(_alternatives(names), text)
-        if not any(start <= match.start() < stop for start, stop in spoken)
-    ]
-    mentions: list[Mention] = []
-    taken = 0  # everything before is said of an earlier thing
-    for index, match in enumerate(found):
-        before = text[taken : match.start()]
-        lead = re.split(r"[.;!?]", before)[-1]
-        words = [_SYNONYMS.get(word, word) for word in re.findall(r"[a-z0-9]+", lead)[-3:]]
-        until = found[index + 1].start() if index + 1 < len(found) else len(text)
-        after = re.split(r"[.;!?]", text[match.end() : until])[0]
-        place, used = _place(after)
-        taken = match.end() + used
-        if place is None:
-            place, _ = _place(lead)
-        if words[-1:] == ["no"] or words[-2:] == ["not", "a"]:
-            continue
-        size = next((word for word in reversed(words) if word in SIZES), None)
-        name = match.group("name")
-        same = next((i for i, mention in enumerate(mentions) if mention.name == name), None)
-        if same is not None and {"the", "this", "that"} & set(words):
-            old = mentions[same]
-            mentions[same] = Mention(name, old.size or size, old.place or place, old.start, old.stop)
-            continue
-        times = next((_NUMBERS[word] for word in words if word in _NUMBERS), 1)
-        mentions += [Mention(name, size, place, match.start(), match.end())] * times
-    return mentions
-
-
-def find_words(caption: str) -> list[str]:
-    """The printed words that a caption reads out (`a sign reading stop`), lower-case."""
-    return _READING.findall(_plain(caption))
 
 
 def mark_things(caption: str, truth: Truth, names: Iterable[str] = NAMES) -> list[tuple[Mention, bool]]:
@@ -188,29 +121,3 @@ class _Tally:
     @property
     def f1(self) -> float:
         return 2 * self.hits / (self.named + self.there) if self.named + self.there else 0.0
-
-
-def _plain(caption: str) -> str:
-    """Lower-case, with hyphens as spaces; every character keeps its place."""
-    return caption.lower().replace("-", " ")
-
-
-def _alternatives(names: Iterable[str]) -> str:
-    longest_first = sorted(names, key=len, reverse=True)
-    return rf"\b(?P<name>{'|'.join(map(re.escape, longest_first))})(?:e?s)?\b"
-
-
-def _spellings(place: str) -> str:
-    spellings = ([word, *(other for other, same in _SYNONYMS.items() if same == word)] for word in place.split())
-    return " ".join(f"(?:{'|'.join(words)})" for words in spellings)
-
-
-_PLACE = re.compile(rf"\b({'|'.join(map(_spellings, sorted(PLACES, key=len, reverse=True)))})\b(?! of\b)")
-
-
-def _place(text: str) -> tuple[str | None, int]:
-    """The first place in a stretch of text, and how many characters it takes up to its end."""
-    match = _PLACE.search(text)
-    if match is None:
-        return None, 0
-    return " ".join(_SYNONYMS.get(word, word) for word in match.group(1).split()), match.end()

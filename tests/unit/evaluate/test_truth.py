@@ -16,7 +16,7 @@ from vila2_ray.evaluate.truth import (
     score_answers,
     score_captions,
 )
-from vila2_ray.recipes.tiny.world import careful_caption, layout
+from vila2_ray.recipes.tiny.world import NAMES, careful_caption, layout
 
 TRUTH = {
     "objects": [
@@ -29,7 +29,7 @@ CAREFUL = "a large red apple at the top left, a small cat at the center. a sign 
 
 
 def things(caption):
-    return [(thing.size, thing.name, thing.place) for thing in find_things(caption)]
+    return [(thing.size, thing.name, thing.place) for thing in find_things(caption, NAMES)]
 
 
 def test_the_careful_caption_of_any_scene_scores_full_marks():

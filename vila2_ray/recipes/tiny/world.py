@@ -18,6 +18,8 @@ import random
 import zlib
 from typing import Any
 
+from vila2_ray.captions.mentions import PLACES, SIZES
+
 Truth = dict[str, list[dict[str, Any]]]
 
 EMOJI = {
@@ -56,9 +58,6 @@ EMOJI = {
 }
 """Name in the world → name of the emoji."""
 NAMES = tuple(EMOJI)
-SIZES = ("small", "large")
-PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-"""In reading order: place i lies in row i // 3 and column i % 3."""
 LEXICON = ("stop", "open", "sale", "exit", "taxi", "cafe", "zoo", "park", "milk", "post")
 JUNK = ("stock photo free download", "image 2034", "buy now best price", "my holiday", "untitled")
 TINY_PROMPTS = {
