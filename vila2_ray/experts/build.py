@@ -106,7 +106,9 @@ def _summary(job: BuildJob, expert: ExpertChoice, counts: Sequence[ShardCounts],
     if not num_samples:
         told = ", ".join(f"{num} × {reason}" for reason, num in left_out.most_common()) or "it holds no image"
         remedy = f"Check that {expert.name} knows these images, or give others (skills.{job.skill}.images)"
-        raise CorpusError(job.corpus.shards[0].uri, f"nothing to learn {job.skill} from in this corpus ({told})", remedy)
+        raise CorpusError(
+            job.corpus.shards[0].uri, f"nothing to learn {job.skill} from in this corpus ({told})", remedy
+        )
     names = [[ref.shard, shard.digest] for ref, shard in zip(job.corpus.shards, counts, strict=True)]
     return BuildSummary(
         num_images=sum(shard.num_images for shard in counts),

@@ -29,7 +29,7 @@ from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import SampleError
 from vila2_ray.experts.choice import Expert
 from vila2_ray.skills import grounding, ocr, spatial
-from vila2_ray.skills.things import Annotation, Conversation
+from vila2_ray.skills.things import Annotation, Conversation, Line, Thing
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ NO_ANNOTATION = "no_annotation"
 NOTHING_TO_LEARN = "nothing_to_learn"
 """The skill's filters and templates left nothing of the annotation."""
 
+SHUFFLED_SHARE = 0.3
+"""Of conversations, whose description need not come first."""
+
 _COUNTS = "counts"
 _BATCH = 16
 """Images that an expert is given at once; also how often rows go to the file."""
@@ -76,10 +79,15 @@ class Telling:
     expert_version: str
 
     def conversation(self, annotation: Annotation, sample_id: str) -> Conversation:
-        """Question–answer pairs in a drawn order, so that each kind also stands first; the same at every call."""
+        """Question–answer pairs, the same at every call: the description first, or all in a drawn order.
+
+        A description that comes after answers can be copied from them without a look at the image; but each kind of
+        question has to come first now and then, for that is how a model is asked later.
+        """
         rng = random.Random(f"{self.seed}/{self.skill}/{sample_id}")
         made = list(_CONVERSE[self.skill](annotation, rng, self.prompts, self.questions))
-        rng.shuffle(made)
+        if rng.random() < SHUFFLED_SHARE:
+            rng.shuffle(made)
         return made
 
 
@@ -133,7 +141,8 @@ def write_shard(
 
 def read_counts(out: Store, ref: ShardRef) -> ShardCounts:
     """What `write_shard` returned as it wrote the file that is there."""
-    return ShardCounts(**json.loads(out.read_metadata(file_name(ref))[_COUNTS]))
+    with out.open(file_name(ref)) as file:
+        return ShardCounts(**json.loads(pq.ParquetFile(file).metadata.metadata[_COUNTS.encode()]))
 
 
 def file_name(ref: ShardRef) -> str:
@@ -146,7 +155,8 @@ def chosen_rows(corpus: Corpus, ref: ShardRef, most: int | None, telling: Tellin
     if most is None or most >= len(keys):
         return list(range(len(keys)))
     plan = f"build:{telling.seed}:{telling.skill}"
-    return sorted(row for _, row in heapq.nsmallest(most, ((drawn(plan, f"{ref.shard}/{k}"), n) for n, k in enumerate(keys))))
+    hashed = ((drawn(plan, f"{ref.shard}/{key}"), row) for row, key in enumerate(keys))
+    return sorted(row for _, row in heapq.nsmallest(most, hashed))
 
 
 def _decoded(
@@ -172,7 +182,7 @@ def _row(sample: Sample, annotation: Annotation, said: Conversation, telling: Te
     for number, (human, answer) in enumerate(said):
         turns.append({"from": "human", "value": human if number else f"<image>\n{human}"})
         turns.append({"from": "gpt", "value": answer})
-    found = [*(annotation.things or ()), *(annotation.lines or ())]
+    found: list[Thing | Line] = [*(annotation.things or ()), *(annotation.lines or ())]
     return {
         "key": sample.key,
         "image": sample.image,
@@ -180,7 +190,7 @@ def _row(sample: Sample, annotation: Annotation, said: Conversation, telling: Te
         "skill": telling.skill,
         "expert": telling.expert,
         "expert_version": telling.expert_version,
-        "confidence": min((thing.score for thing in found), default=None),
+        "confidence": min((one.score for one in found), default=None),
         "languages": sorted({line.language for line in annotation.lines or () if line.language}),
         "annotation": json.dumps(annotation.as_json(), ensure_ascii=False),
     }

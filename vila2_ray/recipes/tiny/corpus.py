@@ -63,8 +63,8 @@ def write_corpus(
 ) -> dict[str, int]:
     """Write all shards that are not there yet. Returns the number of samples of each split.
 
-    A corpus that was written before a split existed is completed by it. Raises ConfigError for counts that are not positive and for a folder that holds a corpus of other settings, and
-    StorageError when it cannot be written.
+    A corpus that was written before a split existed is completed by it. Raises ConfigError for counts that are not
+    positive and for a folder that holds a corpus of other settings, and StorageError when it cannot be written.
     """
     counts = {"pretrain": pretrain_shards * shard_size, "sft": sft, "heldout": heldout, "experts": experts}
     for name, value in {**counts, "shard_size": shard_size}.items():
