@@ -14,7 +14,7 @@ questions with `yes` and `no` are asked, too.
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -29,9 +29,8 @@ from vila2_ray.corpus.samples import Sample
 from vila2_ray.engines.base import Engine, GenerationRequest, generate
 from vila2_ray.errors import CorpusError, SampleError
 from vila2_ray.evaluate.heldout import places
-from vila2_ray.evaluate.truth import normalise_answer
 from vila2_ray.progress import NullProgress, Progress
-from vila2_ray.skills.scores import MAIN, score
+from vila2_ray.skills.scores import MAIN, question_accuracy, score
 from vila2_ray.skills.spatial import question_pairs
 from vila2_ray.skills.things import Annotation, Conversation
 
@@ -54,7 +53,6 @@ SAID = pa.schema(
 )
 """What a model said of one held-out sample, asked in one wording."""
 
-QUESTION_ACCURACY = "question_accuracy"
 PAIRS_PER_SAMPLE = 2
 """Statements of an image that are asked about, each both ways round."""
 
@@ -88,8 +86,8 @@ def evaluate_skill(
     """Scores by name and what was said (SAID), a row per sample and wording.
 
     The scores of `skills.scores.score` are those of the best wording; `<main>_by_<wording>` are the main scores of
-    each. `question_accuracy`: of statements asked both ways round, the share answered rightly both times. Prompts and
-    questions are texts, of each list the first is asked. Raises CorpusError when no sample brings the truth that the
+    each; for spatial those of `question_accuracy` come to them. `prompts` and `questions` are texts, of each list the
+    first is asked. Raises CorpusError when no sample brings the truth that the
     skill is scored by, or none could be read; EngineDied.
     """
     progress = progress or NullProgress()
@@ -112,7 +110,7 @@ def evaluate_skill(
     scores = {**by_wording[best], **{f"{main}_by_{name}": found[main] for name, found in by_wording.items()}}
     if any(one.pairs for one in known):
         _ask_pairs(corpus, engine, known, config)
-        scores[QUESTION_ACCURACY] = _question_accuracy(known)
+        scores |= question_accuracy(_answers(known))
     scores["num_samples"] = float(len(known))
     return scores, _records(skill, known, wordings)
 
@@ -182,14 +180,12 @@ def _pair_requests(corpus: Corpus, known: Sequence[_Asked], config: EvaluateConf
                     yield GenerationRequest((number, i, j), sample.sample_id, image, question, _seed(sample), sampling)
 
 
-def _question_accuracy(known: Sequence[_Asked]) -> float:
-    """Share of the pairs of questions that are both answered rightly."""
-    right: defaultdict[bool, int] = defaultdict(int)
-    for one in known:
+def _answers(known: Sequence[_Asked]) -> Iterator[tuple[tuple[int, int], str, str]]:
+    """(pair, right answer, given answer) of every question."""
+    for number, one in enumerate(known):
         for i, pair in enumerate(one.pairs):
-            given = [normalise_answer(one.answers.get((i, j), "")) for j in range(len(pair))]
-            right[given == [normalise_answer(expected) for _, expected in pair]] += 1
-    return right[True] / (right[True] + right[False])
+            for j, (_, right) in enumerate(pair):
+                yield (number, i), right, one.answers.get((i, j), "")
 
 
 def _records(skill: SkillName, known: Sequence[_Asked], wordings: dict[str, str]) -> pa.Table:
