@@ -31,7 +31,7 @@ class Stage:
     corpora: tuple[str, ...] = ()
     """Corpora whose digest enters the fingerprint."""
     of_best: tuple[Literal["pretrain", "sft", "layer"], ...] = ()
-    """What it reads of the round that is best once the rounds are over: a checkpoint, or the layer it was trained on."""
+    """What it reads of the round that is best once the rounds are over: checkpoints, the layer that it trained on."""
     reads_base: bool = False
     reads_scorer: bool = False
     reads_boxes: bool = False
@@ -101,7 +101,12 @@ def stages(config: Config) -> list[Stage]:
     plan = [
         Stage("index", "index", corpora=("pretrain", "sft", "heldout", *more), fields=_CORPUS),
         Stage(
-            "align", "align", None, ("index",), of["align"], True, fields=("train.align", *_ALT_TEXT, *mixed["align"])
+            "align",
+            "align",
+            inputs=("index",),
+            corpora=of["align"],
+            reads_base=True,
+            fields=("train.align", *_ALT_TEXT, *mixed["align"]),
         ),
     ]
     for k in range(config.rounds.max + 1):
@@ -180,9 +185,17 @@ def _specialist(config: Config, skill: SkillName) -> list[Stage]:
             fields=learned,
         ),
         Stage(
-            f"evaluate-{skill}", "evaluate", None, (f"sft-{skill}",), ("heldout",), ("sft",), skills=about, fields=scored
+            f"evaluate-{skill}",
+            "evaluate",
+            inputs=(f"sft-{skill}",),
+            corpora=("heldout",),
+            of_best=("sft",),
+            skills=about,
+            fields=scored,
         ),
-        Stage(f"recaption-{skill}", "recaption", None, (f"sft-{skill}", f"evaluate-{skill}"), skills=about, fields=said),
+        Stage(
+            f"recaption-{skill}", "recaption", None, (f"sft-{skill}", f"evaluate-{skill}"), skills=about, fields=said
+        ),
         Stage(
             f"filter-{skill}",
             "filter",

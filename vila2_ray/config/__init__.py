@@ -123,7 +123,7 @@ class Config:
             raise ConfigError("pick.by", self.pick.by, remedy)
 
     def corpus_uri(self, name: str) -> str:
-        """Where a corpus lies: one of `corpus`, or a specialist's (`ocr.images`, `ocr.data`); "" where it is not set."""
+        """Where a corpus lies: one of `corpus`, or a specialist's (`ocr.images`, `ocr.data`); "" where it is not."""
         skill, dot, part = name.partition(".")
         return getattr(self.skills.of(skill), part) if dot else self.corpus.uri(name)
 
@@ -151,7 +151,9 @@ class Config:
             asked.add(_normal(texts[prompt_id]))
         for question in self.skills.questions(skill):
             if _normal(question) in asked or not _normal(question):
-                remedy = "must be another list than the captioning prompts, and say something: the final training asks it"
+                remedy = (
+                    "must be another list than the captioning prompts, and say something: the final training asks it"
+                )
                 raise ConfigError(f"{where}.questions", question, remedy)
 
 

@@ -85,7 +85,7 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
     `plan` names every training item in training order: step t is the sequences [t·G, (t+1)·G) for G = batch_size. An
     item that is not in it was screened out, taken down, or is too long; it must not be trained on. Row n of a shard's
     caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out.
-    Captions of a layer that names a specialist answer one of that skill's `questions`; they are no captions of their own.
+    Captions of a layer that names a specialist answer one of that skill's `questions`; by themselves they are nothing.
     """
     config = job.config
     init = job.init_folder.uri if isinstance(job.init_folder, Store) else absolute(str(job.init_folder))
@@ -110,7 +110,9 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
         "prompts": Prompts((), config.recaption.prompts).texts,
         "turns": config.skills.turns,
         "asks_statements": config.skills.asks_statements,
-        "questions": {skill: list(config.skills.questions(skill)) for source in job.sources for skill in _skills(source)},
+        "questions": {
+            skill: list(config.skills.questions(skill)) for source in job.sources for skill in _skills(source)
+        },
     }
 
 
