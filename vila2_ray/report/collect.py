@@ -17,12 +17,15 @@ from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
 from vila2_ray.recipe import to_yaml
+from vila2_ray.report import scorebook
 from vila2_ray.report.data import (
+    FinalModel,
     LayerDrift,
     LayerFacts,
     Promotion,
     ReportData,
     RoundScores,
+    Specialist,
     StageCost,
     TrainedOn,
 )
@@ -42,7 +45,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     layers = {name: campaign.layer(name) for name in campaign.layers()}
     verdicts = {name: campaign.verdicts(name) for name in layers}
     tally = tally_layers(layers, verdicts, corpus, config.seed)
-    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed)
+    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, config.specialists)
     scores = [_round(entry) for entry in campaign.scores()]
     metric, decision = _metric(campaign, config)
     evaluated = markers.get("evaluate-0")
@@ -63,6 +66,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         metric=metric,
         decision=decision,
         scores=tuple(scores),
+        specialists=_specialists(campaign),
+        final=_final(campaign, scores, metric),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,
@@ -138,6 +143,33 @@ def _stages(campaign: Campaign, layers: list[LayerFacts]) -> tuple[StageCost, ..
         seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
         dollars[entry.stage] = dollars.get(entry.stage, 0.0) + entry.dollars
     return tuple(StageCost(stage, seconds[stage], dollars[stage], captions.get(stage, 0)) for stage in seconds)
+
+
+def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
+    found = campaign.specialists()
+    return tuple(
+        Specialist(
+            told["skill"],
+            told["metric"],
+            told["generalist_scores"].get(told["metric"]),
+            told["scores"].get(told["metric"]),
+            told["beats"],
+        )
+        for told in found
+    )
+
+
+def _final(campaign: Campaign, scores: list[RoundScores], metric: str) -> FinalModel | None:
+    """The score that the rounds went by and the main one of each skill: of the best round's model and the final one."""
+    told = campaign.final_scores()
+    best = scorebook.best_round(scores, metric)
+    if told is None or best is None:
+        return None
+    rows = [(metric, best.values.get(metric), told["scores"].get(metric))]
+    for found in campaign.specialists():
+        name, of_final = found["metric"], told["skills"].get(found["skill"], {})
+        rows.append((name, found["generalist_scores"].get(name), of_final.get(name)))
+    return FinalModel(best.model, tuple(rows))
 
 
 def _trained_on(campaign: Campaign) -> tuple[TrainedOn, ...]:
