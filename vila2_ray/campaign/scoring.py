@@ -62,7 +62,6 @@ class Examination:
         try:
             general = evaluate(self.corpus, opened, self.config, self.prompts, NullProgress()) if self.general else None
             skills: dict[str, Scored] = {}
-            caption_prompt = self.prompts.text(self.config.prompt_id)
             for asked in self.skills:
                 skills[asked.skill] = evaluate_skill(
                     self.corpus,
@@ -73,7 +72,7 @@ class Examination:
                     self.config,
                     asked.max_tokens,
                     reader=_reader(asked),
-                    caption_prompt=caption_prompt,
+                    caption_prompt=self.prompts.text(self.config.prompt_id),
                 )
             return general, skills
         finally:
