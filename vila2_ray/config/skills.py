@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from vila2_ray.config.fields import check_positive, check_share, operational
 from vila2_ray.config.training import StageConfig
 from vila2_ray.errors import ConfigError
+from vila2_ray.skills.family import PROMPTS, QUESTIONS
 
 SkillName = Literal["spatial", "grounding", "ocr"]
 
@@ -63,10 +64,29 @@ class SkillsConfig:
     turns: Literal["joined", "apart"] = "joined"
     """`joined`: alt text, then every specialist's question and answer in one conversation, in shuffled order, as the
     paper has it. `apart`: each an item of its own."""
+    max_length: int = 0
+    """Tokens of a fused conversation in the final pretraining. 0: train.pretrain.max_length."""
     asks_statements: bool = False
     """Also ask for single statements of a specialist's caption (is the cat left of the dog?), both ways round."""
     max_general_loss: float = operational(0.01)
     """How much of rounds.metric the final model may lose and still be promoted."""
 
+    def __post_init__(self) -> None:
+        if self.max_length < 0:
+            raise ConfigError(
+                "skills.max_length", self.max_length, "must not be negative; 0: train.pretrain.max_length"
+            )
+
     def of(self, skill: str) -> SkillConfig:
+        """Raises ConfigError for a skill that there is not."""
+        if skill not in get_args(SkillName):
+            raise ConfigError("skill", skill, f"must be one of {', '.join(get_args(SkillName))}")
         return getattr(self, skill)
+
+    def prompt_ids(self, skill: str) -> tuple[str, ...]:
+        """What its specialist captions by: as configured, else the skill's own family."""
+        return self.of(skill).prompt_ids or tuple(PROMPTS[skill])
+
+    def questions(self, skill: str) -> tuple[str, ...]:
+        """What the final training asks: as configured, else the skill's own list."""
+        return self.of(skill).questions or QUESTIONS[skill]

@@ -1,1 +1,1 @@
-"""Experts that make annotations (OCR engine, object detector, annotation files), and conversations made of them."""
+"""Experts that see more than a caption says: an OCR engine, a detector, people's annotations; what is built on them."""

@@ -52,9 +52,9 @@ _IS = {*_words("is are was were sits stands lies rests hangs stays appears")}
 _NOT = {*_words("not never no isn't aren't wasn't weren't isn’t aren’t neither nor")}
 _PLAIN_WORDS = _IS | set(
     _words(
-        "be being seen found shown set visible to the on at in which that also both just directly slightly far right "
-        "left top bottom center centre middle upper lower corner side part half hand edge immediate immediately diagonally "
-        "clearly of image picture photo scene frame"
+        "be being seen found shown set visible to the on at in which that also both just directly slightly far "
+        "right left top bottom center centre middle upper lower corner side part half hand edge immediate immediately "
+        "diagonally clearly of image picture photo scene frame"
     )
 )
 """What may stand between a thing and the relation that is said of it; words in -ing and -ed (`sitting`) may as well."""
