@@ -1,6 +1,8 @@
 """How near does training come to a loop written by hand? Same model, batches and cores, in one go.
 
 - *ours*: `train.loop.fit`, started by Ray Train on two ranks (gloo), fed from tar shards by the pack plan;
+- *our_loop*: the same started by torchrun, so that what the loop costs is told apart from what Ray's own processes
+  take of the same cores;
 - *torchrun*: `rivals/torchrun_fsdp.py`, FSDP2 and a DataLoader by hand, two ranks;
 - *ours_alone* and *hf_trainer*: one process that computes on one core and has another for its data, ours and
   transformers' `Trainer` (`rivals/hf_trainer.py`);
@@ -9,10 +11,11 @@
   (`rivals/webdataset_loader.py`), once with the checkpoint's image processor, once with its arithmetic by hand.
 
 Every run is a process of its own. Rates are of the steps after the first `--warmup`; what comes before is told as time
-to the first step. Runs of a comparison alternate, the order changing from pair to pair; a ratio is the median over
-pairs, its interval from bootstrapping them. That all trained the same is checked: their losses must agree.
+to the first step. Runs of a comparison alternate, the order changing from one to the next; a ratio is the median over
+them, its interval from bootstrapping. That all trained the same is checked: their losses must agree. The results' file
+is written anew after every comparison, so that a run that is broken off has said what it knew.
 
-    python benchmarks/train.py                        # some ten minutes, on a machine that does nothing else
+    python benchmarks/train.py                        # some 25 minutes, on a machine that does nothing else
     python benchmarks/train.py --pairs 1 --steps 10   # whether everything runs
 
 The last line is one JSON object: `ratio_to_torchrun`, `ratio_to_hf_trainer`, `ratio_to_webdataset`, `real_token_share`.
@@ -187,6 +190,15 @@ def ours(folder: Path) -> None:
     ).fit()
 
 
+def our_loop(folder: Path) -> None:
+    """One of torchrun's ranks."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    train_here(folder, time.time())
+    dist.destroy_process_group()
+
+
 def ours_alone(folder: Path) -> None:
     """One process."""
     train_here(folder, time.time())
@@ -244,16 +256,17 @@ def our_data(folder: Path) -> None:
     print(json.dumps({"samples": num, "seconds": time.monotonic() - began}))
 
 
-WAYS: dict[str, Callable[[Path], None]] = {way.__name__: way for way in (ours, ours_alone, our_data)}
+WAYS: dict[str, Callable[[Path], None]] = {way.__name__: way for way in (ours, our_loop, ours_alone, our_data)}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
 COMMANDS = {
     "torchrun": [*TORCHRUN, str(RIVALS / "torchrun_fsdp.py")],
     "hf_trainer": [str(RIVALS / "hf_trainer.py")],
     "webdataset": [str(RIVALS / "webdataset_loader.py")],
     **{way: [__file__, "--one", way] for way in WAYS},
+    "our_loop": [*TORCHRUN, __file__, "--one", "our_loop"],
 }
 
-TRAINING_WAYS = ("ours", "torchrun", "ours_alone", "hf_trainer")
+TRAINING_WAYS = ("ours", "our_loop", "torchrun", "ours_alone", "hf_trainer")
 DATA_WAYS = (("our_data",), ("webdataset", "processor"), ("webdataset", "handmade"))
 
 
@@ -305,10 +318,10 @@ def check_alike(ours: Course, rival: Course, dtype: str, num_steps: int) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--others", type=int, default=3, help="pairs of the other two comparisons")
-    parser.add_argument("--steps", type=int, default=18)
-    parser.add_argument("--warmup", type=int, default=4, help="steps that are not counted")
+    parser.add_argument("--pairs", type=int, default=10, help="of comparisons with torchrun")
+    parser.add_argument("--others", type=int, default=3, help="of the other two comparisons")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--warmup", type=int, default=6, help="steps that are not counted")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--to", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--one", choices=list(WAYS), help=argparse.SUPPRESS)
@@ -330,21 +343,29 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     write_model(data / "model", DATA_SIDE, 32)
     write_jpegs(data / "corpus" / "pretrain", DATA_IMAGES)
     runs: dict[str, list[dict[str, Any]]] = {}
-    for one, other, num in (("ours", "torchrun", options.pairs), ("ours_alone", "hf_trainer", options.others)):
+    figures: dict[str, float] = {}
+    for ways, num in (
+        (("ours", "our_loop", "torchrun"), options.pairs),
+        (("ours_alone", "hf_trainer"), options.others),
+    ):
         for number in range(num):
-            for way in (one, other) if number % 2 else (other, one):
+            for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
                 runs.setdefault(way, []).append(run(way, training))
             # the Trainer's warm-up begins at a rate of zero, so only the first step's batch and weights are the same
-            check_alike(runs[one][-1], runs[other][-1], facts["dtype"], 1 if other == "hf_trainer" else 5)
-            told = (f"{w} {rate(runs[w][-1], facts['tokens'], options.warmup):,.0f} tokens/s" for w in (one, other))
-            print(f"pair {number + 1}: {', '.join(told)}", flush=True)
-    run("our_data", data)  # makes the plan
+            for way in ways[1:]:
+                check_alike(runs[ways[0]][-1], runs[way][-1], facts["dtype"], 1 if way == "hf_trainer" else 5)
+            told = (f"{way} {rate(runs[way][-1], facts['tokens'], options.warmup):,.0f} tokens/s" for way in ways)
+            print(f"{number + 1}: {', '.join(told)}", flush=True)
+            figures = write_results(options, facts, runs)
+    if options.others:
+        run("our_data", data)  # makes the plan
     for number in range(options.others):
-        for way in DATA_WAYS if number % 2 else reversed(DATA_WAYS):
-            runs.setdefault(" ".join(way), []).append(run(way[0], data, *way[1:]))
+        for names in DATA_WAYS if number % 2 else reversed(DATA_WAYS):
+            runs.setdefault(" ".join(names), []).append(run(names[0], data, *names[1:]))
         rates = (f"{name} {data_rate(runs[name][-1]):,.0f}" for name in map(" ".join, DATA_WAYS))
         print(f"data {number + 1}: {', '.join(rates)} samples/s", flush=True)
-    return write_results(options, facts, runs)
+        figures = write_results(options, facts, runs)
+    return figures
 
 
 def write_results(
@@ -354,19 +375,22 @@ def write_results(
     warmup, tokens, samples = options.warmup, facts["tokens"], facts["samples"]
 
     def ratios(one: str, other: str, of: Callable[[dict[str, Any]], float]) -> list[float]:
-        return [of(a) / of(b) for a, b in zip(runs[one], runs[other], strict=True)]
+        return [of(a) / of(b) for a, b in zip(runs.get(one, []), runs.get(other, []), strict=True)]
 
     def speed(course: Course) -> float:
         return rate(course, tokens, warmup)
 
     ours, same, near = data = [" ".join(way) for way in DATA_WAYS]
-    found = {
+    every = {
         "ratio_to_torchrun": ratios("ours", "torchrun", speed),
+        "ratio_to_torchrun_without_ray": ratios("our_loop", "torchrun", speed),
         "ratio_to_hf_trainer": ratios("ours_alone", "hf_trainer", speed),
         "ratio_to_webdataset": ratios(ours, same, data_rate),
         "ratio_to_webdataset_handmade": ratios(ours, near, data_rate),
     }
-    steps = {way: statistics.median(s for c in runs[way] for s in seconds_of(c, warmup)) for way in TRAINING_WAYS}
+    found = {name: values for name, values in every.items() if values}
+    ways = [way for way in TRAINING_WAYS if way in runs]
+    steps = {way: statistics.median(s for c in runs[way] for s in seconds_of(c, warmup)) for way in ways}
     overhead = [
         1000 * (statistics.median(seconds_of(a, warmup)) - statistics.median(seconds_of(b, warmup)))
         for a, b in zip(runs["ours"], runs["torchrun"], strict=True)
@@ -382,11 +406,12 @@ def write_results(
         f"Made by `python benchmarks/train.py --pairs {options.pairs} --others {options.others} "
         f"--steps {options.steps}`.",
         "",
-        "| ratio of rates | median | 90 % interval | alternating pairs |",
+        "| ratio of rates | median | 90 % interval | comparisons |",
         "|---|---|---|---|",
     ]
     titles = {
         "ratio_to_torchrun": "tokens/s: ours ÷ hand-written torchrun FSDP2 loop, two ranks",
+        "ratio_to_torchrun_without_ray": "the same, ours started by torchrun: Ray's own processes take no time then",
         "ratio_to_hf_trainer": "tokens/s: ours ÷ transformers' `Trainer`, one process",
         "ratio_to_webdataset": "samples/s: our data path ÷ webdataset + DataLoader, the same pixels, one core",
         "ratio_to_webdataset_handmade": "the same, with the image processor's arithmetic by hand there",
@@ -404,7 +429,7 @@ def write_results(
         "| way | tokens/s | samples/s | step, ms | waiting for data | peak memory, MB a rank | first step after, s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for way in TRAINING_WAYS:
+    for way in ways:
         courses = runs[way]
         waits = [sum(c["waits"][warmup:]) / sum(seconds_of(c, warmup)) for c in courses if c.get("waits")]
         waited = f"{statistics.median(waits):.1%}" if waits else "not told"
@@ -419,7 +444,7 @@ def write_results(
         f"| data path, {DATA_IMAGES:,} JPEGs, one core | samples/s | lowest – highest | runs |",
         "|---|---|---|---|",
     ]
-    for name in data:
+    for name in (name for name in data if name in runs):
         rates = [data_rate(found) for found in runs[name]]
         lines.append(
             f"| {name} | {statistics.median(rates):,.0f} | {min(rates):,.0f} – {max(rates):,.0f} | {len(rates)} |"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,14 @@ class Format(str, Enum):
     webdataset = "webdataset"
     parquet = "parquet"
     captions = "captions"
+
+
+class Skill(str, Enum):
+    """What a specialist can be."""
+
+    spatial = "spatial"
+    grounding = "grounding"
+    ocr = "ocr"
 
 
 @app.command()
@@ -169,6 +177,29 @@ def recaption(
     config = load_config(recipe, overrides)
     given = config.corpus.columns, config.corpus.max_pixels, config.seed
     recaption_here(AloneJob(checkpoint, corpus, to, config.recaption, *given), config, sample, yes)
+
+
+@app.command(name="build-sft")
+def build_sft(
+    skill: Annotated[Skill, typer.Argument(help="What is to be learned.")],
+    images: Annotated[str, typer.Option(help="Shards or a folder of pictures: a folder, glob or file.")],
+    to: Annotated[str, typer.Option(help="Folder to write Parquet shards of conversations to.")],
+    overrides: Overrides = None,
+    annotations: Annotated[str, typer.Option(help="File, folder or glob of boxes: GRIT, Visual Genome, own.")] = "",
+    detector: Annotated[str, typer.Option(help="Or the folder of a transformers object detector.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="What an open-vocabulary detector looks for. Repeat.")] = None,
+    max_samples: Annotated[int | None, typer.Option(min=0, help="So many images, drawn by a hash. 0: all.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out what the expert is less sure of.")] = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Take prompts and questions from a recipe.")] = "",
+) -> None:
+    """Make finetuning conversations for a skill: printed text is read by OCR, boxes are given or detected."""
+    from vila2_ray.cli_build import build_here
+    from vila2_ray.recipe import load_config
+
+    given: dict[str, Any] = {"max_samples": max_samples, "min_score": min_score, "labels": label and tuple(label)}
+    given |= {"annotations": annotations, "detector": detector} if annotations or detector else {}
+    told = {name: value for name, value in given.items() if value is not None}
+    build_here(skill.value, images, to, told, load_config(recipe, overrides))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from vila2_ray.report.data import RoundScores
 from vila2_ray.report.scorebook import MAIN, best_round, names_in_order, score, written
 from vila2_ray.train.memory import StageCost
 
-_STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim"}
+_STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim", "left out": "dim"}
 _UNKNOWN = "–"
 
 

@@ -104,6 +104,18 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
+def own_cause(error: BaseException) -> Vila2Error | None:
+    """The first error of ours in the chain of causes, Ray's wrappers (`cause`) included; None where there is none."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, Vila2Error):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    return None
+
+
 class EngineDied(Vila2Error, RuntimeError):
     """The generating engine cannot go on; its process must be replaced."""
 

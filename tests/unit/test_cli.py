@@ -20,7 +20,7 @@ from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed
 from vila2_ray.progress import LineProgress
 
 COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "dead", "retry", "gc")
-COMMANDS += ("recipes", "base")
+COMMANDS += ("recipes", "base", "build-sft")
 
 
 class Terminal(io.StringIO):

@@ -13,6 +13,7 @@ from vila2_ray.campaign.ledger import Entry, read_ledger
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.screening import open_screening
+from vila2_ray.campaign.specialists import final_is_needed, is_left_out
 from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
@@ -26,7 +27,9 @@ from vila2_ray.storage import Store
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Where one stage stands: done | running (begun, perhaps interrupted) | missing | not needed."""
+    """Where one stage stands: done | left out (ended without making anything: its specialist is no better than the
+    generalist) | running (begun, perhaps interrupted) | missing | not needed.
+    """
 
     name: str
     state: str
@@ -70,7 +73,8 @@ class Campaign:
     def layers(self) -> list[str]:
         """Names of the finished caption layers, in order of their making."""
         markers = self.markers()
-        return [s.layer for s in plans.stages(self.config) if s.kind == "recaption" and s.name in markers]
+        recaptions = [stage for stage in plans.stages(self.config) if stage.kind == "recaption"]
+        return [s.layer for s in recaptions if s.name in markers and not is_left_out(markers[s.name])]
 
     def layer(self, name: str) -> Layer:
         """One layer's captions; `.to_pandas()`: a row per sample and variant. Where the configuration puts a retried
@@ -78,7 +82,7 @@ class Campaign:
         """
         name = self.config.layers.get(name, name)
         marker = self.markers().get(plans.sealing_stage(name))
-        if marker is None:
+        if marker is None or is_left_out(marker):
             known = ", ".join(self.layers()) or "none yet"
             raise CorpusError(self.uri, f"no finished layer {name!r}", f"Finished layers: {known}")
         return self.layout.layer(name, marker.fingerprint)
@@ -100,6 +104,24 @@ class Campaign:
     def scores(self) -> list[dict[str, Any]]:
         """Held-out scores by round, VLM_0 first, each with `round` and `model`."""
         return [{"round": k, "model": f"vlm-{k}", **s} for k, s in enumerate(read_round_scores(self.markers()))]
+
+    def specialists(self) -> list[dict[str, Any]]:
+        """What became of each specialist that has been scored: `skill`, `model`, `beside` (the generalist), `metric`,
+        `beats`, `reason`, `scores` of it and `generalist_scores` on the skill, `general` ones of the specialist.
+        """
+        markers, found = self.markers(), []
+        for skill in self.config.specialists:
+            if (marker := markers.get(f"evaluate-{skill}")) is not None:
+                told = marker.summary
+                constant = {name: told[name] for name in ("model", "beside", "metric", "beats", "reason")}
+                scores = {"scores": told["skill"], "generalist_scores": told["generalist"], "general": told["scores"]}
+                found.append({"skill": skill, **constant, **scores})
+        return found
+
+    def final_scores(self) -> dict[str, Any] | None:
+        """Of the model that learnt from the specialists: `scores`, and `skills` (skill → scores); None without one."""
+        marker = self.markers().get("evaluate-final") if self.config.specialists else None
+        return None if marker is None else {name: marker.summary[name] for name in ("scores", "skills")}
 
     def heldout_records(self, model: str) -> pa.Table | None:
         """Per-sample captions and answers of one model on the held-out corpus."""
@@ -124,9 +146,10 @@ class Campaign:
         rows = []
         for stage in plans.stages(config):
             beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
+            beyond = beyond or (stage.is_final and final_is_needed(config, markers) is False)
             done, total, unit = self._counts(stage, markers)
-            if stage.name in markers:
-                state = "done"
+            if (marker := markers.get(stage.name)) is not None:
+                state = "left out" if is_left_out(marker) else "done"
             elif beyond:
                 state = "not needed"
             else:
@@ -135,12 +158,10 @@ class Campaign:
         return rows
 
     def _begun(self, stage: plans.Stage) -> bool:
-        where = {
-            "align": f"training/{stage.model}/align",
-            "pretrain": f"training/{stage.model}/pretrain",
-            "sft": f"training/{stage.model}/sft",
-        }.get(stage.kind)
-        return where is not None and bool(self.store.list(where))
+        where = f"training/{stage.model}/{stage.kind}"
+        if stage.kind == "build":
+            where = f"conversations/{stage.about}"
+        return stage.kind in ("align", "pretrain", "sft", "build") and bool(self.store.list(where))
 
     def _counts(self, stage: plans.Stage, markers: dict[str, Marker]) -> tuple[int, int, str]:
         marker = markers.get(stage.name)
@@ -150,16 +171,20 @@ class Campaign:
         if stage.kind == "screen":
             count = sum(v["samples"] for v in marker.summary["flags"].values()) if marker else 0
             return count, count, "samples"
+        if stage.kind == "build":
+            count = int(marker.summary["num_samples"]) if marker else 0
+            return count, count, "conversations"
         if stage.kind in ("align", "pretrain", "sft"):
             steps = int(marker.summary.get("num_steps", 0)) if marker else 0
             return steps, steps, "steps"
         if stage.kind == "recaption":
             total = self._corpus_rows(markers)
             if marker:
-                return total, total, "rows"
+                return (0, 0, "") if is_left_out(marker) else (total, total, "rows")
             return self._rows_in_parts(stage, markers), total, "rows"
         if stage.kind == "evaluate" and marker:
-            return 1, 1, "models"
+            num_models = 2 if stage.specialist else 1
+            return num_models, num_models, "models"
         return (1, 1, "") if marker else (0, 0, "")
 
     def _corpus_rows(self, markers: dict[str, Marker]) -> int:
@@ -168,9 +193,11 @@ class Campaign:
 
     def _rows_in_parts(self, stage: plans.Stage, markers: dict[str, Marker]) -> int:
         """Rows of an unfinished layer that are safe already: whole shards and parts."""
-        if not stage.round or not set(stage.inputs) <= set(markers):
+        from vila2_ray.campaign.inputs import current_fingerprint, observe
+
+        name = current_fingerprint(observe(self), plans.stages(self.config), stage) if "index" in markers else None
+        if name is None:
             return 0
-        name = plans.fingerprint(stage, self.config, {needed: markers[needed].digest for needed in stage.inputs})
         layer, corpus = self.layout.layer(stage.layer, name), self.corpus()
         whole = set(layer.shards())
         rows = sum(num_rows for ref, num_rows in corpus.rows_by_shard() if (ref.source, ref.shard) in whole)

@@ -16,7 +16,7 @@ from typing import cast, get_args
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import base_folder
 from vila2_ray.campaign.ledger import Entry, read_ledger
-from vila2_ray.config import Config, SourceConfig, TrainingStage
+from vila2_ray.config import Config, TrainingStage
 from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
 from vila2_ray.errors import ConfigError
@@ -41,7 +41,10 @@ class EstimateRow:
 
 
 def estimate(config: Config) -> list[EstimateRow]:
-    """A row for each stage, in order, for a campaign that runs all its rounds. Reads shard names and one index each."""
+    """A row for each stage, in order, for a campaign that runs all its rounds and specialists.
+
+    Reads shard names and one index each.
+    """
     store = Store(config.campaign)
     measured = _latest(read_ledger(store))
     counts, architecture = _counts(config, store), read_architecture(config)
@@ -53,8 +56,10 @@ def training_costs(config: Config) -> dict[str, StageCost]:
     if (architecture := read_architecture(config)) is None:
         return {}
     counts = _counts(config, Store(config.campaign))
-    found = {stage.kind: stage for stage in plans.stages(config) if stage.kind in get_args(TrainingStage)}
-    return {kind: _cost(stage, config, architecture, _samples(stage, config, counts)) for kind, stage in found.items()}
+    trained = [stage for stage in plans.stages(config) if stage.kind in get_args(TrainingStage)]
+    found = {"sft of specialists" if stage.specialist else stage.kind: stage for stage in reversed(trained)}
+    order = [name for name in (*get_args(TrainingStage), "sft of specialists") if name in found]
+    return {n: _cost(found[n], config, architecture, _samples(found[n], config, counts)) for n in order}
 
 
 def read_architecture(config: Config) -> Architecture | None:
@@ -75,10 +80,8 @@ def read_architecture(config: Config) -> Architecture | None:
 
 
 def _cost(stage: plans.Stage, config: Config, architecture: Architecture, samples: int | None) -> StageCost:
-    settings, images = config.train.stage(stage.kind), 1.0
-    return stage_cost(
-        architecture, settings, config.train, config.planning, Load(samples or 0, _sample_tokens(stage, config), images)
-    )
+    load = Load(samples or 0, _sample_tokens(stage, config), 1.0)
+    return stage_cost(architecture, plans.settings_of(stage, config), config.train, config.planning, load)
 
 
 def _row(
@@ -129,26 +132,42 @@ def _nodes(config: Config) -> int:
 def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> int | None:
     pretrain = counts["pretrain"]
     if stage.kind in ("align", "pretrain", "sft"):
-        settings = config.train.stage(stage.kind)
+        settings = plans.settings_of(stage, config)
         seen = _trained_on(stage, config, counts)
         if seen is None:
             return None
-        items = 2 if stage.kind == "pretrain" and stage.round and config.fuse.rule == "mixed" else 1
+        learns = stage.kind == "pretrain" and (stage.round or stage.is_final)
+        items = 2 if learns and config.fuse.rule == "mixed" else 1
+        items += len(config.specialists) if stage.is_final and learns and config.skills.turns == "apart" else 0
         wanted = int(seen * items * settings.num_epochs)
         step = settings.batch_size * items_per_sequence(settings, Load(wanted, _sample_tokens(stage, config)))
         return min(wanted, settings.max_steps * step) if settings.max_steps else wanted
     if stage.kind == "recaption":
         if pretrain is None:
             return None
+        if stage.specialist:
+            return pretrain
         share = config.rounds.fraction if stage.round is not None else 1 - config.rounds.fraction
         return int(pretrain * share * config.recaption.num_variants)
-    if stage.kind == "filter":
-        return pretrain
-    return counts["heldout"] if stage.kind == "evaluate" else (pretrain if stage.kind in ("index", "screen") else None)
+    if stage.kind == "build":
+        return _built(stage, config, counts)
+    if stage.kind == "evaluate":
+        heldout = counts["heldout"]
+        return heldout if heldout is None or not stage.specialist else 2 * heldout
+    return pretrain if stage.kind in ("index", "screen", "filter") else None
+
+
+def _built(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> int | None:
+    """Images that conversations are made from: one conversation each, where there is something to learn."""
+    images, most = counts.get(stage.corpora[0]), config.skills.of(stage.about).max_samples
+    return images if not most or images is None else min(images, most)
 
 
 def _trained_on(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> float | None:
     """Samples of an epoch: those of all sources by weight and repetition; as `planning` states where none is named."""
+    if stage.specialist:
+        build = next((s for s in plans.stages(config) if s.name == f"build-{stage.specialist}"), None)
+        return counts.get(f"{stage.specialist}.data") if build is None else _built(build, config, counts)
     names = config.corpus.sources_of(cast(TrainingStage, stage.kind))
     if not any(config.corpus.uri(name) for name in names) and stage.kind in config.planning.samples:
         return config.planning.samples[stage.kind]
@@ -164,7 +183,7 @@ def _trained_on(stage: plans.Stage, config: Config, counts: dict[str, int | None
 def _sample_tokens(stage: plans.Stage, config: Config) -> int:
     """Tokens of an average training sample."""
     stated = config.planning.tokens_per_sample.get(stage.kind, IMAGE_TEXT_TOKENS)
-    return min(stated, config.train.stage(stage.kind).max_length)
+    return min(stated, plans.settings_of(stage, config).max_length)
 
 
 def _tokens(stage: plans.Stage, config: Config, samples: int | None) -> int | None:
@@ -172,7 +191,8 @@ def _tokens(stage: plans.Stage, config: Config, samples: int | None) -> int | No
         return None
     if stage.kind != "recaption":
         return samples * _sample_tokens(stage, config)
-    return samples * min(IMAGE_TEXT_TOKENS, config.recaption.sampling.max_tokens)
+    most = config.skills.of(stage.specialist).max_tokens if stage.specialist else config.recaption.sampling.max_tokens
+    return samples * min(IMAGE_TEXT_TOKENS, most)
 
 
 def _rate(stage: plans.Stage, config: Config) -> tuple[float, int]:
@@ -189,16 +209,16 @@ def _latest(entries: list[Entry]) -> dict[str, Entry]:
 
 def _counts(config: Config, store: Store) -> dict[str, int | None]:
     """Corpus → its samples, or as many as `planning` states where it is not named."""
-    names = dict.fromkeys(("pretrain", "sft", "heldout", *config.corpus.sources))
+    skills = [name for skill in config.specialists for name in config.corpora_of(skill)]
+    names = dict.fromkeys(("pretrain", "sft", "heldout", *config.corpus.sources, *skills))
     return {name: _count(config, store, name) or config.planning.samples.get(name) for name in names}
 
 
 def _count(config: Config, store: Store, source: str) -> int | None:
     """Samples of a corpus: counted from its catalogue, else the first shard's count times the number of shards."""
-    uri = config.corpus.uri(source)
+    uri, told = config.corpus_uri(source), config.corpus_source(source)
     if not uri:
         return None
-    told = SourceConfig() if source == "heldout" else config.corpus.source(source)
     shards = find_shards(uri, source, told.kind, told.images)
     indexed = catalogued_samples(store.sub("index"), source)
     if indexed:

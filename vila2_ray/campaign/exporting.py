@@ -24,10 +24,11 @@ def export_campaign(
     figures.
 
     Takes the layers up to the best round's, and the full pass where there is one; a sample's text comes from the last
-    that has a kept caption for it. Raises CorpusError when no layer is finished, ConfigError for an unknown format.
+    that has a kept caption for it. Specialists' layers are no part of it. Raises CorpusError when no layer is finished,
+    ConfigError for an unknown format.
     """
     config, scores = campaign.config, campaign.scores()
-    finished = campaign.layers()
+    finished = [name for name in campaign.layers() if name not in config.specialists]
     if not finished:
         raise CorpusError(campaign.uri, "no finished caption layer to export", "Run a round first: vila2 run")
     best = max(decide(scores, config.rounds).best, 1) if scores else len(finished)

@@ -1,15 +1,15 @@
 """What of a campaign nothing needs any more: found by its markers and configured stages, shown, then deleted.
 
-Kept, whatever happens: index, markers, ledger, metrics, report, exports; sealed layers, their verdicts and the pack
-plans of finished stages; the aligned base, which every further round starts from; the newest and the best model, the
-promoted one and the one before it, with their pretrain-stage checkpoints, which specialists start from; whatever an
-unfinished stage of the configuration reads or has begun. Where what a stage reads is not done yet, the names that its
-work will have are not known, and all that lies under the stage's own name stays.
+Kept, whatever happens: index, markers, ledger, metrics, report, exports; sealed layers, their verdicts, finetuning
+conversations and the pack plans of finished stages; the aligned base, which every further round starts from; the newest
+and the best model, the promoted one and the one before it, with their pretrain-stage checkpoints, which specialists
+start from; specialists and the final model; whatever an unfinished stage of the configuration reads or has begun. Where
+what a stage reads is not done yet, the names that its work will have are not known, and all that lies under the stage's
+own name stays.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +19,11 @@ from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.promotion import read_promoted
-from vila2_ray.campaign.stages import Run
+from vila2_ray.campaign.view import Run
 from vila2_ray.config import Config
 from vila2_ray.errors import Vila2Error
 from vila2_ray.storage import Store
 
-_TRAINED = re.compile(r"(?P<kind>pretrain|sft)-(?P<round>\d+)")
 _IMAGES = "images"
 """Stands for a layer's name where the screen stage keeps its verdicts and its unfinished work."""
 _ORPHAN = "made under another configuration, or for no stage"
@@ -80,6 +79,9 @@ class _Needed:
     training_open: set[tuple[str, str]] = field(default_factory=set)
     checkpoints: set[tuple[str, str]] = field(default_factory=set)
     """(model, stage)."""
+    conversations: set[tuple[str, str]] = field(default_factory=set)
+    """(skill, fp8)."""
+    conversations_open: set[str] = field(default_factory=set)
 
 
 def _needed(campaign: Campaign) -> _Needed:
@@ -91,9 +93,10 @@ def _needed(campaign: Campaign) -> _Needed:
     for stage in plan:
         if stage.name not in markers:
             _pending(needed, stage, _fingerprint(work, plan, stage), config, best)
-    models = [int(match["round"]) for name in markers if (match := _TRAINED.fullmatch(name)) and match["kind"] == "sft"]
-    kept = {best, max(models, default=best)}
-    needed.checkpoints |= {("base", "align")} | {(f"vlm-{k}", stage) for k in kept for stage in ("pretrain", "sft")}
+    rounds = [int(about) for name in markers if name.startswith("sft-") and (about := name[4:]).isdigit()]
+    others = {found[0] for name in markers if (found := plans.trained_by(name)) is not None and not name[-1].isdigit()}
+    models = {f"vlm-{k}" for k in (best, max(rounds, default=best))} | others
+    needed.checkpoints |= {("base", "align")} | {(model, stage) for model in models for stage in ("pretrain", "sft")}
     for entry in read_promoted(campaign.store)["history"][-2:]:
         _, model, stage_name = entry["checkpoint"].split("/")
         needed.checkpoints |= {(model, stage_name), (model, "pretrain")}
@@ -108,10 +111,10 @@ def _finished(needed: _Needed, name: str, fp8: str) -> None:
         needed.verdicts.add(fp8)
     elif name.startswith("filter-"):
         needed.verdicts.add(fp8)
-    elif name == "align":
-        needed.finished.add(("base", "align", fp8))
-    elif match := _TRAINED.fullmatch(name):
-        needed.finished.add((f"vlm-{match['round']}", match["kind"], fp8))
+    elif name.startswith("build-"):
+        needed.conversations.add((name.removeprefix("build-"), fp8))
+    elif (trained := plans.trained_by(name)) is not None:
+        needed.finished.add((*trained, fp8))
     needed.trained |= needed.finished
 
 
@@ -121,10 +124,13 @@ def _pending(needed: _Needed, stage: plans.Stage, fingerprint: str | None, confi
             needed.layers_open.add(stage.layer)
         else:
             needed.captions.add((stage.layer, fingerprint[:8]))
-        captioner = stage.round - 1 if stage.round else best
-        needed.checkpoints.add((f"vlm-{captioner}", "sft"))
-        if stage.round is None:  # which one is best is not known before the rounds are over
-            needed.checkpoints |= {(f"vlm-{k}", "sft") for k in range(config.rounds.max + 1)}
+        captioner = stage.specialist or plans.model_of(f"{stage.round - 1 if stage.round else best}")
+        needed.checkpoints.add((captioner, "sft"))
+    elif stage.kind == "build":
+        if fingerprint is None:
+            needed.conversations_open.add(stage.about)
+        else:
+            needed.conversations.add((stage.about, fingerprint[:8]))
     elif stage.kind == "screen":
         needed.layers_open.add(_IMAGES)
         needed.verdicts_open.add(_IMAGES)
@@ -143,6 +149,9 @@ def _pending(needed: _Needed, stage: plans.Stage, fingerprint: str | None, confi
             needed.checkpoints.add((stage.model, "pretrain"))
     elif stage.kind == "evaluate":
         needed.checkpoints.add((stage.model, "sft"))
+    for what in stage.of_best:  # which one is best is not known before the rounds are over
+        if what != "layer":
+            needed.checkpoints |= {(f"vlm-{k}", what) for k in range(config.rounds.max + 1)}
 
 
 def _fingerprint(work: Run, plan: Sequence[plans.Stage], stage: plans.Stage) -> str | None:
@@ -170,6 +179,9 @@ def _unneeded(store: Store, needed: _Needed) -> Iterator[tuple[int, str, str]]:
     for num_bytes, (layer, fp8, _) in _files(store, "verdicts", 3):
         if fp8 not in needed.verdicts and layer not in needed.verdicts_open:
             yield num_bytes, f"verdicts/{layer}/{fp8}", f"verdicts {_ORPHAN}"
+    for num_bytes, (skill, fp8, _) in _files(store, "conversations", 3):
+        if (skill, fp8) not in needed.conversations and skill not in needed.conversations_open:
+            yield num_bytes, f"conversations/{skill}/{fp8}", f"conversations {_ORPHAN}"
     for num_bytes, (title, fp8, _) in _files(store, "packs", 3):
         model, _, stage = title.rpartition("-")
         if (model, stage, fp8) not in needed.trained and (model, stage) not in needed.training_open:

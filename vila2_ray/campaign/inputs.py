@@ -5,8 +5,9 @@ from __future__ import annotations
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.saturation import decide
-from vila2_ray.campaign.stages import Run
+from vila2_ray.campaign.specialists import beats
 from vila2_ray.campaign.state import Check, read_round_scores
+from vila2_ray.campaign.view import Run
 from vila2_ray.errors import StageFailed
 from vila2_ray.progress import NullProgress, Progress
 
@@ -21,13 +22,11 @@ def observe(
 
 
 def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict[str, str]:
-    """A stage, `corpus:<source>`, `base` or `scorer` → digest. Raises StageFailed where a stage is not done."""
+    """A stage, `corpus:<source>`, `base`, `scorer` or `boxes` → digest. Raises StageFailed for a stage not done."""
     inputs: dict[str, str] = {}
-    names = stage.inputs
+    names = plans.inputs_of(stage, work.config, work.best_round)
     if stage.name in plans.LAST_STAGES:
         names = tuple(s.name for s in plan if s.name in work.markers and s.name not in plans.LAST_STAGES)
-    if stage.kind == "recaption" and stage.round is None:
-        names = (f"sft-{work.best_round}", *stage.inputs)
     for name in names:
         layer, is_retried, _ = name.rpartition("-retry-")
         remedy = "Make it with vila2 retry, or take it out of layers" if is_retried else ""
@@ -36,7 +35,9 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
             raise StageFailed(f"{stage.name} needs {name}, which is not done. {remedy}")
         if is_retried and layer in work.markers and work.markers[layer].covers != work.markers[name].covers:
             raise StageFailed(f"{stage.name} needs {name}, which lacks shards that {layer} has since got. {remedy}")
-        if name != "index":  # what a stage reads of it is in its corpora's digests
+        if stage.specialist and name == f"evaluate-{stage.specialist}":  # of the scores, who is better is read
+            inputs[name] = f"beats {beats(work.markers, stage.specialist)}"
+        elif name != "index":  # what a stage reads of it is in its corpora's digests
             inputs[name] = work.markers[name].digest
     if stage.kind != "index":
         inputs.update({f"corpus:{source}": work.corpus(source).digest() for source in stage.corpora})
@@ -46,6 +47,8 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
         inputs["heldout_hashes"] = work.heldout_hashes_digest()
     if stage.reads_scorer:
         inputs["scorer"] = work.scorer_digest()
+    if stage.reads_boxes and stage.specialist:
+        inputs.update(work.boxes_digest(stage.specialist))
     return inputs
 
 

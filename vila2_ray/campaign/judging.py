@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from vila2_ray.campaign.skillcheck import SkillCheck
 from vila2_ray.captions.drift import Sketch, Watched, sketch
 from vila2_ray.captions.filters import Flag, judge, layer_threshold, training_text
 from vila2_ray.captions.pick import pick
@@ -51,6 +52,8 @@ class JudgeJob:
     pick: PickConfig
     previous: Layer | None = None
     """The round before the last layer's; its captions are compared with."""
+    check: SkillCheck | None = None
+    """What a specialist's captions are held against, beside the filters."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class _ShardJudge:
         flags = [
             self._flags(of_layer, alt_texts, border) for of_layer, border in zip(rows, self._thresholds, strict=True)
         ]
+        if job.check is not None:
+            flags = [self._checked(job.check, shard, *judged) for judged in zip(rows, flags, strict=True)]
         counts: Counter[str] = Counter()
         if job.pick.by != "none":
             counts.update(self._pick(shard, rows, flags, alt_texts))
@@ -132,6 +137,13 @@ class _ShardJudge:
     def _flags(self, rows: list[_Row], alt_texts: dict[int, str], border: float | None) -> list[list[str]]:
         texts = [self._job.prompts.text(row["prompt_id"]) for row in rows]
         return judge(rows, [alt_texts[row["row"]] for row in rows], texts, self._job.filters, border)
+
+    def _checked(self, check: SkillCheck, shard: ShardRef, rows: list[_Row], flags: list[list[str]]) -> list[list[str]]:
+        """The flags with those of the skill."""
+        texts = [training_text(row["text"], self._job.filters) for row in rows]
+        kept = [(row["row"], text, not found) for row, text, found in zip(rows, texts, flags, strict=True)]
+        more = check.flags(self._job.corpus, shard, kept)
+        return [[*found, *told] for found, told in zip(flags, more, strict=True)]
 
     def _pick(
         self, shard: ShardRef, rows: list[list[_Row]], flags: list[list[list[str]]], alt_texts: dict[int, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vila2_ray.config import Config, SourceConfig
+from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.corpus.screening import ImageVerdicts, Takedowns
@@ -25,10 +25,10 @@ class Layout:
 
     def corpus(self, source: str, config: Config) -> Corpus:
         """One of the campaign's corpora. Raises ConfigError where its path is not set."""
-        uri = config.corpus.uri(source)
+        uri, told = config.corpus_uri(source), config.corpus_source(source)
         if not uri:
-            raise ConfigError(f"corpus.{source}", uri, "name a folder or glob of shards")
-        told = SourceConfig() if source == "heldout" else config.corpus.source(source)
+            name = f"skills.{source}" if "." in source else f"corpus.{source}"
+            raise ConfigError(name, uri, "name a folder or glob of shards")
         columns, max_pixels = config.corpus.columns, config.corpus.max_pixels
         return Corpus.open(uri, source, self.index, columns, max_pixels, told.kind, told.images)
 
@@ -53,6 +53,10 @@ class Layout:
         """Every takedown list that the campaign has seen, the one at `uri` (it may be "") as it is now included."""
         return Takedowns.look(self.store.sub("takedown"), uri)
 
+    def conversations(self, skill: str, fingerprint: str) -> Conversations:
+        """What a build stage makes."""
+        return Conversations(self.store.sub("conversations", skill, fingerprint[:8]))
+
     def packs(self, model: str, stage: str, fingerprint: str) -> Store:
         return self.store.sub("packs", f"{model}-{stage}", fingerprint[:8])
 
@@ -72,6 +76,21 @@ class Layout:
     def evaluation(self, model: str) -> str:
         """Name of the per-sample records of a model's held-out scoring."""
         return f"metrics/{model}-heldout.parquet"
+
+    def skill_evaluation(self, model: str, skill: str) -> str:
+        """Name of the per-sample records of a model's scoring on a skill."""
+        return f"metrics/{model}-{skill}.parquet"
+
+
+class Conversations:
+    """A specialist's finetuning conversations: Parquet shards, and their index beside them."""
+
+    def __init__(self, store: Store) -> None:
+        self.shards, self.index = store.sub("shards"), store.sub("index")
+
+    def corpus(self, source: str, config: Config) -> Corpus:
+        """They as a corpus called `source`. Raises CorpusError where there are none."""
+        return Corpus.open(self.shards.uri, source, self.index, None, config.corpus.max_pixels, "chat")
 
 
 def base_folder(config: Config) -> Path:

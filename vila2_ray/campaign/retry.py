@@ -17,8 +17,9 @@ from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
-from vila2_ray.campaign.stages import Run, connect_ray, digest_of
+from vila2_ray.campaign.specialists import is_left_out
 from vila2_ray.campaign.state import Marker, check_fields, fence_markers, write_marker
+from vila2_ray.campaign.view import Run, connect_ray, digest_of
 from vila2_ray.corpus.deadletters import LayerPlace, count_dead, failed_rows, put_back, write_parts
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.corpus.shards import Map
@@ -60,6 +61,8 @@ def find_layers(uri: str) -> list[LayerPlace]:
         if stage.kind != "recaption":
             continue
         marker = work.markers.get(stage.name)
+        if marker is not None and is_left_out(marker):
+            continue
         name = marker.fingerprint if marker else current_fingerprint(work, plan, stage)
         if name is not None:
             places.append(_place(work, stage.layer, name, marker is not None))
@@ -126,7 +129,7 @@ def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: M
     new_name = f"{base}-retry-{1 + max(_numbers(work, base), default=0)}"
     name = plans.sealing_stage(new_name)
     inputs = {plans.sealing_stage(place.name): marker.digest, **_captioner(work, marker)}
-    retrying = plans.Stage(name, f"retry {' '.join(reasons)}", stage.round, fields=stage.fields)
+    retrying = plans.Stage(name, f"retry {' '.join(reasons)}", stage.round, skills=stage.skills, fields=stage.fields)
     fingerprint = plans.fingerprint(retrying, work.config, inputs)
     target = _place(work, new_name, fingerprint, False)
     metadata = {"layer": new_name, "retry_of": place.name, "retried": " ".join(reasons)}
@@ -191,15 +194,16 @@ def _job(
             f"{sealed_by}: its captioner {checkpoint.uri} is gone. Train it again with vila2 run --from "
             f"sft-{told['model'].removeprefix('vlm-')}, or leave the dead letters"
         )
+    wording = work.wording(stage)  # the same prompts and seeds as before
     return RecaptionJob(
         corpus=work.corpus("pretrain"),
         layer=target.layer,
         parts=target.parts,
         checkpoint_folder=checkpoint,
-        prompts=work.prompts,
-        config=work.config.recaption,
-        plan_key=f"{work.config.seed}:{stage.layer}",  # the same prompts and seeds as before
-        fraction=1.0 if stage.round is None else work.config.rounds.fraction,
+        prompts=wording.prompts,
+        config=wording.config,
+        plan_key=wording.plan_key,
+        fraction=wording.fraction,
         metadata={**kept, **metadata},
         screening=work.screening("pretrain"),
     )

@@ -1,7 +1,9 @@
 """Carries a campaign on from wherever it stands: look at what is done, do the next stage, write its marker, go on.
 
     index → (screen →) align → pretrain-0 → sft-0 → evaluate-0
-          → [ recaption → filter → pretrain → sft → evaluate ] × rounds → promote → report → export
+          → [ recaption → filter → pretrain → sft → evaluate ] × rounds
+          → [ build → sft → evaluate → recaption → filter ] × specialists → pretrain → sft → evaluate (final)
+          → promote → report → export
 
 A stage is done when its marker says so under the fingerprint that it would have now. Nothing else is remembered.
 """
@@ -17,7 +19,8 @@ from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.promotion import fence_promotion, read_promoted
 from vila2_ray.campaign.saturation import Decision, decide
-from vila2_ray.campaign.stages import WORK, Run
+from vila2_ray.campaign.specialists import final_is_needed
+from vila2_ray.campaign.stages import WORK
 from vila2_ray.campaign.state import (
     Marker,
     check_fields,
@@ -27,6 +30,7 @@ from vila2_ray.campaign.state import (
     read_round_scores,
     write_marker,
 )
+from vila2_ray.campaign.view import Run
 from vila2_ray.config import Config
 from vila2_ray.errors import ConfigError, FingerprintError
 from vila2_ray.progress import NullProgress, Progress
@@ -87,11 +91,12 @@ class _Driver:
         for stage in selected:
             decision = self._decision()
             saturated = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
-            if saturated and not explicitly:
+            unneeded = stage.is_final and final_is_needed(self._work.config, self._work.markers) is False
+            if (saturated or unneeded) and not explicitly:
                 continue
             self._work.best_round = decision.best
             self._one(stage)
-            if stage.kind == "evaluate" and stage.name in self.ran:
+            if stage.kind == "evaluate" and stage.round is not None and stage.name in self.ran:
                 self._work.progress.note(self._decision().reason)
 
     def _decision(self) -> Decision:

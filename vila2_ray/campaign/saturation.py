@@ -51,6 +51,25 @@ def decide(history: Sequence[Mapping[str, float]], rounds: RoundsConfig) -> Deci
     return Decision(None, best, metric, f"{summary}: on to round {last + 1}")
 
 
+def is_kept(
+    final: Mapping[str, float], history: Sequence[Mapping[str, float]], rounds: RoundsConfig, max_loss: float
+) -> tuple[bool, str]:
+    """Whether the model that learnt from the specialists takes the best round's place, and a sentence that says so.
+
+    It may lose `max_loss` of the score that the rounds went by. Raises ConfigError as `decide` does.
+    """
+    decision = decide(history, rounds)
+    metric, before = decision.metric, history[decision.best]
+    if metric not in final:
+        return False, f"vlm-final has no {metric}, by which the rounds went: vlm-{decision.best} stays"
+    loss = _value(before, metric) - _value(final, metric)
+    told = f"{metric} {_shown(final, metric)}, that of vlm-{decision.best} {_shown(before, metric)}"
+    if loss <= max_loss:
+        return True, f"vlm-final: {told}"
+    limit = f"more than skills.max_general_loss = {max_loss:g}"
+    return False, f"vlm-final loses {limit}: its {told}; vlm-{decision.best} stays"
+
+
 def _saturation(history: Sequence[Mapping[str, float]], values: Sequence[float], min_gain: float) -> str:
     """Why the last of two or more rounds saturates the campaign; empty when it does not."""
     before = max(values[:-1])

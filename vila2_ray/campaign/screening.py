@@ -18,8 +18,11 @@ from vila2_ray.storage import Store
 
 def screened_sources(config: Config) -> tuple[str, ...]:
     """Corpora that are screened: all but pretrain only for what is held out, for all there is of them is wanted."""
-    others = sorted({"sft", *config.corpus.sources} - {"pretrain"}) if config.screen.finds_heldout else []
-    return ("pretrain", *(source for source in others if config.corpus.uri(source)))
+    if not config.screen.finds_heldout:
+        return ("pretrain",)
+    others = sorted({"sft", *config.corpus.sources} - {"pretrain"})
+    skills = [name for skill in config.specialists for name in config.corpora_of(skill)]
+    return ("pretrain", *(source for source in others if config.corpus.uri(source)), *skills)
 
 
 def screen(

@@ -10,6 +10,9 @@ concat      an item for each caption, the alt text said before it as a sentence 
 mixed       an item for the alt text, and one for each caption
 
 A sample with neither gives no item. Alt text without a letter, digit or pictogram counts as none.
+
+What specialists say of a sample comes as turns, question and answer. Joined, they go on from the sample's first item,
+the one with the alt text, in the order given; apart, each is an item of its own.
 """
 
 from __future__ import annotations
@@ -36,18 +39,25 @@ class Turn:
 
 
 Item = tuple[Turn, ...]
-"""What one training item says. Plain text is a single assistant turn, with no question before it. Images stand where an
-IMAGE_PLACE is; without one, before everything.
+"""What one training item says. Plain text is an assistant turn with no question before it; a conversation may follow.
+Images stand where an IMAGE_PLACE is; without one, before everything.
 """
 
 
 def fuse(
-    alt_text: str, captions: Sequence[tuple[str, str]], rule: Rule, prompted: bool = False, brief_prompt: str = ""
+    alt_text: str,
+    captions: Sequence[tuple[str, str]],
+    rule: Rule,
+    prompted: bool = False,
+    brief_prompt: str = "",
+    turns: Sequence[tuple[str, str]] = (),
+    apart: bool = False,
 ) -> list[Item]:
-    """Training items of a sample from its alt text and its (prompt text, caption) pairs.
+    """Training items of a sample from its alt text, its (prompt text, caption) pairs and its (question, answer) turns.
 
     With `prompted`, captions answer their own prompt and alt text alone answers `brief_prompt`; a concatenated text
-    answers the caption's. Raises ConfigError for an unknown rule, and for `prompted` without a prompt to ask.
+    answers the caption's. `turns` go on from the first item, as VILA² has it, or are one of their own where there is
+    none; `apart`, each is. Raises ConfigError for an unknown rule, and for `prompted` without a prompt to ask.
     """
     if rule not in get_args(Rule):
         raise ConfigError("fuse.rule", rule, f"must be one of {', '.join(get_args(Rule))}")
@@ -62,7 +72,12 @@ def fuse(
         texts = kept or alone
     else:
         texts = [(prompt, join_texts(alt, caption)) for prompt, caption in kept] or alone
-    return [_item(prompt, text, prompted) for prompt, text in texts]
+    items = [_item(prompt, text, prompted) for prompt, text in texts]
+    exchanges = [(Turn("user", question), Turn("assistant", answer)) for question, answer in turns]
+    if apart or not exchanges:
+        return [*items, *exchanges]
+    told: Item = tuple(turn for exchange in exchanges for turn in exchange)
+    return [items[0] + told, *items[1:]] if items else [told]
 
 
 def join_texts(first: str, second: str) -> str:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vila2_ray.errors import ConfigError
+from vila2_ray.skills.family import PROMPTS
 
 FAMILY: dict[str, str] = {
     "brief": "Say in one short sentence what this picture shows.",
@@ -26,16 +27,17 @@ FAMILY: dict[str, str] = {
     ),
 }
 """Prompt id → text."""
+_SKILLS = {prompt_id: text for family in PROMPTS.values() for prompt_id, text in family.items()}
 
 
 class Prompts:
-    """The built-in family with a configuration's own texts added over it.
+    """The built-in families, those of the skills included, with a configuration's own texts added over them.
 
     `ids` are the prompts that will be asked for: ConfigError when one of them, or its text, does not exist.
     """
 
     def __init__(self, ids: Sequence[str] = (), custom: Mapping[str, str] | None = None) -> None:
-        self.texts: dict[str, str] = {**FAMILY, **(custom or {})}
+        self.texts: dict[str, str] = {**FAMILY, **_SKILLS, **(custom or {})}
         self.ids = tuple(ids)
         for prompt_id, text in self.texts.items():
             if not text.strip():

@@ -37,6 +37,7 @@ from vila2_ray.config.fields import operational, semantic_fields
 from vila2_ray.config.skills import SkillConfig, SkillName, SkillsConfig
 from vila2_ray.config.training import BaseConfig, Part, StageConfig, Tracker, TrainConfig
 from vila2_ray.errors import ConfigError
+from vila2_ray.skills.family import PROMPTS
 
 __all__ = [
     "BaseConfig",
@@ -110,9 +111,51 @@ class Config:
     def __post_init__(self) -> None:
         if unknown := set(self.specialists) - set(get_args(SkillName)):
             raise ConfigError("specialists", sorted(unknown), f"name some of {', '.join(get_args(SkillName))}, or none")
+        if len(set(self.specialists)) < len(self.specialists):
+            raise ConfigError("specialists", self.specialists, "names a skill twice; each has one specialist")
+        for skill in self.specialists:
+            self._check_skill(skill)
         for layer, retried in self.layers.items():
             if not re.fullmatch(re.escape(layer) + r"-retry-[1-9]\d*", retried):
                 raise ConfigError(f"layers.{layer}", retried, f"name a layer that retried it, {layer}-retry-1 for one")
         if self.pick.by == "agreement" and self.pick.layers == "latest" and self.recaption.num_variants == 1:
             remedy = "one caption per sample has nothing to agree with: raise recaption.num_variants or pick.layers=all"
             raise ConfigError("pick.by", self.pick.by, remedy)
+
+    def corpus_uri(self, name: str) -> str:
+        """Where a corpus lies: one of `corpus`, or a specialist's (`ocr.images`, `ocr.data`); "" where it is not."""
+        skill, dot, part = name.partition(".")
+        return getattr(self.skills.of(skill), part) if dot else self.corpus.uri(name)
+
+    def corpus_source(self, name: str) -> SourceConfig:
+        """What a corpus holds and how much of it is used."""
+        if name == "heldout" or name.endswith(".images"):
+            return SourceConfig()
+        return SourceConfig(kind="chat", stages=("sft",)) if name.endswith(".data") else self.corpus.source(name)
+
+    def corpora_of(self, skill: str) -> tuple[str, ...]:
+        """Names of the corpora that a specialist has of its own: what `corpus_uri` takes."""
+        return tuple(name for name in (f"{skill}.images", f"{skill}.data") if self.corpus_uri(name))
+
+    def _check_skill(self, skill: str) -> None:
+        settings, where = self.skills.of(skill), f"skills.{skill}"
+        if skill != "ocr" and not (settings.data or settings.annotations or settings.detector):
+            remedy = f"say what it learns from: {where}.annotations, {where}.detector or finished {where}.data"
+            raise ConfigError(f"{where}.annotations", settings.annotations, remedy)
+        texts = {**PROMPTS[skill], **self.recaption.prompts}
+        asked = set()
+        for prompt_id in self.skills.prompt_ids(skill):
+            if prompt_id not in texts:
+                remedy = f"define it in recaption.prompts, or take some of {', '.join(PROMPTS[skill])}"
+                raise ConfigError(f"{where}.prompt_ids", prompt_id, remedy)
+            asked.add(_normal(texts[prompt_id]))
+        for question in self.skills.questions(skill):
+            if _normal(question) in asked or not _normal(question):
+                remedy = (
+                    "must be another list than the captioning prompts, and say something: the final training asks it"
+                )
+                raise ConfigError(f"{where}.questions", question, remedy)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".?!: ")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from vila2_ray.config.fields import check_positive, check_share, operational
 from vila2_ray.config.training import StageConfig
 from vila2_ray.errors import ConfigError
+from vila2_ray.skills.family import PROMPTS, QUESTIONS
 
 SkillName = Literal["spatial", "grounding", "ocr"]
 
@@ -69,4 +70,15 @@ class SkillsConfig:
     """How much of rounds.metric the final model may lose and still be promoted."""
 
     def of(self, skill: str) -> SkillConfig:
+        """Raises ConfigError for a skill that there is not."""
+        if skill not in get_args(SkillName):
+            raise ConfigError("skill", skill, f"must be one of {', '.join(get_args(SkillName))}")
         return getattr(self, skill)
+
+    def prompt_ids(self, skill: str) -> tuple[str, ...]:
+        """What its specialist captions by: as configured, else the skill's own family."""
+        return self.of(skill).prompt_ids or tuple(PROMPTS[skill])
+
+    def questions(self, skill: str) -> tuple[str, ...]:
+        """What the final training asks: as configured, else the skill's own list."""
+        return self.of(skill).questions or QUESTIONS[skill]

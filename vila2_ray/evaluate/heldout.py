@@ -83,11 +83,11 @@ def evaluate(
     one sample could be scored, ConfigError for an unknown prompt, EngineDied.
     """
     progress = progress or NullProgress()
-    places = _places(corpus, config.max_samples)
+    chosen = places(corpus, config.max_samples)
     samples: list[Scored] = []
     # captions first, then answers: an engine works on requests of one length together
-    progress.start("evaluate", sum(len(rows) for _, rows in places), "samples")
-    for num, answer in enumerate(generate(engine, _caption_requests(corpus, places, config, prompts, samples)), 1):
+    progress.start("evaluate", sum(len(rows) for _, rows in chosen), "samples")
+    for num, answer in enumerate(generate(engine, _caption_requests(corpus, chosen, config, prompts, samples)), 1):
         sample = samples[int(answer.key[0])]
         sample.caption, sample.problem = (None if answer.problem else answer), answer.problem
         progress.update(num)
@@ -126,13 +126,13 @@ def records(samples: Sequence[Scored]) -> pa.Table:
     return pa.Table.from_pylist([_record(sample, names) for sample in samples], schema=HELDOUT)
 
 
-def _places(corpus: Corpus, max_samples: int) -> list[tuple[str, list[int]]]:
+def places(corpus: Corpus, max_samples: int) -> list[tuple[str, list[int]]]:
     """(shard, rows) that are scored, in the corpus's order."""
     counts = [(ref.shard, corpus.num_rows(ref)) for ref in corpus.shards]
     total = sum(count for _, count in counts)
     num = min(max_samples, total) if max_samples > 0 else total
     wanted = (i * total // num for i in range(num))
-    places: list[tuple[str, list[int]]] = []
+    chosen: list[tuple[str, list[int]]] = []
     start, position = 0, next(wanted, None)
     for shard, count in counts:
         rows = []
@@ -140,14 +140,14 @@ def _places(corpus: Corpus, max_samples: int) -> list[tuple[str, list[int]]]:
             rows.append(position - start)
             position = next(wanted, None)
         if rows:
-            places.append((shard, rows))
+            chosen.append((shard, rows))
         start += count
-    return places
+    return chosen
 
 
 def _caption_requests(
     corpus: Corpus,
-    places: Sequence[tuple[str, list[int]]],
+    chosen: Sequence[tuple[str, list[int]]],
     config: EvaluateConfig,
     prompts: Prompts,
     samples: list[Scored],
@@ -155,7 +155,7 @@ def _caption_requests(
     """A request for each sample that can be decoded, keyed by its number; appends every sample to `samples`."""
     prompt = prompts.text(config.prompt_id)
     sampling = SamplingConfig(temperature=0.0, max_tokens=config.max_tokens)
-    for shard, rows in places:
+    for shard, rows in chosen:
         for sample in corpus.read(shard, rows, truth=True):
             scored = _scored(sample)
             samples.append(scored)

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from vila2_ray.corpus.layers import Layer, Parts
-from vila2_ray.errors import StageFailed, Vila2Error
+from vila2_ray.errors import StageFailed, Vila2Error, own_cause
 from vila2_ray.progress import Progress
 from vila2_ray.recaption.actor import PARTS_OF_WORK
 from vila2_ray.recaption.failures import FailedRange, FailuresInARow
@@ -154,13 +154,8 @@ def name_of(job: RecaptionJob) -> str:
 
 def explained(error: BaseException, name: str) -> Vila2Error:
     """What a person can act on: our own error where one lies at the bottom, else which stage gave up and what to do."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if isinstance(cause, Vila2Error):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    if (own := own_cause(error)) is not None:
+        return own
     if isinstance(error, ray.exceptions.RayTaskError):
         return StageFailed(f"{name}: recaptioning met an error that it does not know:\n{error}")
     return StageFailed(

@@ -17,7 +17,15 @@ from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
 from vila2_ray.recipe import to_yaml
-from vila2_ray.report.data import LayerDrift, LayerFacts, Promotion, ReportData, RoundScores, StageCost
+from vila2_ray.report.data import (
+    LayerDrift,
+    LayerFacts,
+    Promotion,
+    ReportData,
+    RoundScores,
+    StageCost,
+    TrainedOn,
+)
 from vila2_ray.report.draw import draw_samples
 from vila2_ray.report.drift import drift_borders
 from vila2_ray.report.tally import tally_layers
@@ -62,6 +70,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         samples=samples,
         num_corpus_samples=int(indexed.get("samples", tally.num_rows)),
         stages=_stages(campaign, tally.layers),
+        trained_on=_trained_on(campaign),
         human_dollars_per_1000_captions=config.prices.human_dollars_per_1000_captions,
         node_dollars_per_hour=config.prices.node_dollars_per_hour,
         config_yaml=to_yaml(config),
@@ -129,6 +138,16 @@ def _stages(campaign: Campaign, layers: list[LayerFacts]) -> tuple[StageCost, ..
         seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
         dollars[entry.stage] = dollars.get(entry.stage, 0.0) + entry.dollars
     return tuple(StageCost(stage, seconds[stage], dollars[stage], captions.get(stage, 0)) for stage in seconds)
+
+
+def _trained_on(campaign: Campaign) -> tuple[TrainedOn, ...]:
+    """Counts by source of every finished training stage, in order of finishing."""
+    made = sorted(campaign.markers().values(), key=lambda marker: marker.finished_at)
+    return tuple(
+        TrainedOn(m.stage, source, found["items"], found["tokens"], found["supervised"], found["images"])
+        for m in made
+        for source, found in m.summary.get("by_source", {}).items()
+    )
 
 
 def _provenance(campaign: Campaign) -> tuple[tuple[str, str], ...]:

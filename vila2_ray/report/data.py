@@ -13,12 +13,33 @@ MISSING = "missing"
 
 @dataclass(frozen=True)
 class Span:
-    """Characters [start, stop) of a text that truth contradicts."""
+    """Characters [start, stop) of a text that truth has something to say on."""
 
     start: int
     stop: int
-    kind: Literal["absent", "repeated"]
-    """`absent`: names a thing that is not there. `repeated`: names it more often than it is there."""
+    kind: Literal["absent", "repeated", "read", "unread"]
+    """`absent`: names a thing that is not there. `repeated`: names it more often than it is there. Of printed words,
+    `read`: it is in the picture. `unread`: it is not."""
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box that a caption gives, to be drawn over the picture."""
+
+    name: str
+    corners: tuple[int, int, int, int]
+    """xmin, ymin, xmax, ymax in thousandths of the picture."""
+    is_right: bool | None = None
+    """Whether a thing of that name is there (intersection over union of at least one half); None: nobody knows."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A relation that a caption states."""
+
+    text: str
+    is_right: bool | None = None
+    """None: nobody knows, or the boxes leave it open."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,10 @@ class Caption:
     finish_reason: str = ""
     mean_logprob: float | None = None
     wrong: tuple[Span, ...] = ()
+    boxes: tuple[DrawnBox, ...] = ()
+    relations: tuple[Told, ...] = ()
+    """Boxes and relations of a specialist's caption."""
+    is_specialists: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,28 @@ class RoundScores:
 
 
 @dataclass(frozen=True)
+class Specialist:
+    """A specialist beside the generalist that it was finetuned from, on its own skill."""
+
+    skill: str
+    metric: str
+    generalist: float | None
+    specialist: float | None
+    beats: bool
+    """Whether it recaptioned the corpus."""
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """What learned from everything, beside the best round's model."""
+
+    before: str
+    """Name of the best round's model."""
+    rows: tuple[tuple[str, float | None, float | None], ...]
+    """(score, best round's, final model's)."""
+
+
+@dataclass(frozen=True)
 class StageCost:
     """A stage's ledger, all attempts summed."""
 
@@ -120,6 +167,18 @@ class StageCost:
     seconds: float
     dollars: float
     num_captions: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What one training stage took from one source, repetitions included."""
+
+    stage: str
+    source: str
+    num_items: int
+    num_tokens: int
+    num_supervised: int
+    num_images: int
 
 
 @dataclass(frozen=True)
@@ -146,6 +205,8 @@ class ReportData:
     decision: str = ""
     """Why the rounds went on or ended."""
     scores: tuple[RoundScores, ...] = ()
+    specialists: tuple[Specialist, ...] = ()
+    final: FinalModel | None = None
     layers: tuple[LayerFacts, ...] = ()
     alt_words: Words | None = None
     drift: tuple[LayerDrift, ...] = ()
@@ -154,6 +215,7 @@ class ReportData:
     samples: tuple[Sample, ...] = ()
     num_corpus_samples: int = 0
     stages: tuple[StageCost, ...] = ()
+    trained_on: tuple[TrainedOn, ...] = ()
     human_dollars_per_1000_captions: float = 36.0
     node_dollars_per_hour: float = 0.0
     config_yaml: str = ""

@@ -63,7 +63,12 @@ def marked(text: str, difference: Difference | None = None, wrong: Sequence[Span
     return Markup("").join(out)
 
 
-_WHY = {"absent": "not in the picture", "repeated": "named more often than it is there"}
+_WHY = {
+    "absent": "not in the picture",
+    "repeated": "named more often than it is there",
+    "read": "printed in the picture",
+    "unread": "not printed in the picture",
+}
 
 
 def _removed(difference: Difference, at: int) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from vila2_ray.corpus.samples import Sample as CorpusSample
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import SampleError
 from vila2_ray.report.data import MISSING, Caption, Sample
+from vila2_ray.report.evidence import Evidence, evidence
 from vila2_ray.report.pictures import thumbnail
 from vila2_ray.report.tally import Key, Tally
 from vila2_ray.report.wrong import known_names, things_there, wrong_spans
@@ -54,8 +55,9 @@ def draw_samples(
     corpus: Corpus | None,
     num_samples: int,
     seed: int,
+    skills: Collection[str] = (),
 ) -> tuple[Sample, ...]:
-    """Images, alt texts and captions of `num_samples` samples."""
+    """Images, alt texts and captions of `num_samples` samples. `skills` are the layers that specialists wrote."""
     chosen = draw_keys(tally, num_samples, seed)
     by_shard: dict[tuple[str, str], list[int]] = {}
     for source, shard, row in chosen:
@@ -69,7 +71,7 @@ def draw_samples(
             captions = {name: by_row.get(row) for name, by_row in written.items()}
             key = (source, shard, row)
             sample = pictured[source, shard].get(row)
-            found[key] = replace(_sample(key, sample, captions, corpus, names), chosen_for=chosen[key])
+            found[key] = replace(_sample(key, sample, captions, corpus, names, skills), chosen_for=chosen[key])
     return tuple(found[key] for key in chosen)
 
 
@@ -103,6 +105,7 @@ def _sample(
     captions: Mapping[str, dict[str, Any] | None],
     corpus: Corpus | None,
     names: frozenset[str],
+    skills: Collection[str],
 ) -> Sample:
     truth = found.truth if found is not None else None
     picture, problem = b"", "the image could not be looked up"
@@ -116,7 +119,7 @@ def _sample(
     return Sample(
         sample_id=found.sample_id if found is not None else next(ids, f"{key[1]}/{key[2]}"),
         alt_text=alt_text,
-        captions=tuple(_caption(name, row, truth, names) for name, row in captions.items()),
+        captions=tuple(_caption(name, row, truth, names, name in skills) for name, row in captions.items()),
         thumbnail=picture,
         problem=problem,
         alt_wrong=wrong_spans(alt_text, truth, names),
@@ -124,10 +127,17 @@ def _sample(
     )
 
 
-def _caption(layer: str, row: dict[str, Any] | None, truth: dict[str, Any] | None, names: frozenset[str]) -> Caption:
+def _caption(
+    layer: str,
+    row: dict[str, Any] | None,
+    truth: dict[str, Any] | None,
+    names: frozenset[str],
+    is_specialists: bool,
+) -> Caption:
     if row is None:
-        return Caption(layer, MISSING)
+        return Caption(layer, MISSING, is_specialists=is_specialists)
     text = row["text"] or ""
+    found = evidence(layer, text, truth, names) if is_specialists else Evidence()
     return Caption(
         layer=layer,
         status=row["status"],
@@ -138,5 +148,8 @@ def _caption(layer: str, row: dict[str, Any] | None, truth: dict[str, Any] | Non
         prompt_id=row["prompt_id"] or "",
         finish_reason=row["finish_reason"] or "",
         mean_logprob=row["mean_logprob"],
-        wrong=wrong_spans(text, truth, names),
+        wrong=found.words or wrong_spans(text, truth, names),
+        boxes=found.boxes,
+        relations=found.relations,
+        is_specialists=is_specialists,
     )

@@ -26,6 +26,11 @@ def thumbnail(image: Image.Image) -> bytes:
     raise AssertionError("a 64-pixel JPEG is always smaller than the bound")
 
 
+def size_of(picture: bytes) -> tuple[int, int]:
+    """Width and height in pixels of a `thumbnail`."""
+    return Image.open(io.BytesIO(picture)).size
+
+
 def data_uri(picture: bytes) -> str:
     """A `thumbnail` as the `src` of an image that needs no network."""
     return "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii")

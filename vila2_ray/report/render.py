@@ -20,11 +20,11 @@ from markupsafe import Markup
 
 from vila2_ray.captions.words import words
 from vila2_ray.report import scorebook, svg
-from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, Sample
+from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, Sample, Specialist
 from vila2_ray.report.diff import marked, word_diff
 from vila2_ray.report.drift import drift_panels, drift_rows
 from vila2_ray.report.headline import headline
-from vila2_ray.report.pictures import data_uri
+from vila2_ray.report.pictures import data_uri, size_of
 
 MAX_CHARS = 2000
 """Of one text on the page; the rest is counted."""
@@ -54,6 +54,8 @@ def render(data: ReportData) -> str:
         flags=_counts(data.layers, {layer.name: layer.flags or {} for layer in data.layers}),
         errors=_counts(data.layers, {layer.name: layer.errors for layer in data.layers}),
         score_tables=_score_tables(data),
+        specialist_rows=[_specialist(found) for found in data.specialists],
+        final_rows=[_beside(*row) for row in data.final.rows] if data.final else [],
         cost=_cost(data),
         columns=[layer_label(layer.name) for layer in data.layers],
         samples=[_sample(sample, position) for position, sample in enumerate(data.samples)],
@@ -68,9 +70,9 @@ def clean(text: str) -> str:
 
 
 def layer_label(name: str) -> str:
-    """`round-2` → `Round 2`."""
+    """`round-2` → `Round 2`, `ocr` → `OCR`."""
     said = name.replace("-", " ").replace("_", " ")
-    return said[:1].upper() + said[1:]
+    return "OCR" if said == "ocr" else said[:1].upper() + said[1:]
 
 
 def duration(seconds: float) -> str:
@@ -205,6 +207,28 @@ def _score_tables(data: ReportData) -> list[tuple[str, list[dict[str, Any]]]]:
     return [("", shown), ("Length and variety of the captions", [row for row in rows if row not in shown])]
 
 
+def _specialist(found: Specialist) -> dict[str, Any]:
+    row = _beside(found.metric, found.generalist, found.specialist)
+    cells = {"generalist": row["before"], "specialist": row["after"]}
+    return {"skill": found.skill, "label": row["label"], "gain": row["gain"], "beats": found.beats, **cells}
+
+
+def _beside(name: str, before: float | None, after: float | None) -> dict[str, Any]:
+    """A score of two models as cells of a row."""
+    cells = {
+        "label": scorebook.score(name).label,
+        "before": scorebook.written(name, before),
+        "after": scorebook.written(name, after),
+    }
+    if before is None or after is None:
+        return {**cells, "gain": "", "is_better": None}
+    return {
+        **cells,
+        "gain": scorebook.gain(name, before, after),
+        "is_better": scorebook.is_better(name, before, after),
+    }
+
+
 def _cost(data: ReportData) -> dict[str, Any]:
     longest = max((stage.seconds for stage in data.stages), default=0.0)
     captions = sum(stage.num_captions for stage in data.stages)
@@ -253,7 +277,8 @@ def _sample(sample: Sample, position: int) -> dict[str, Any]:
     for caption in sample.captions:
         text, more = _shorten(caption.text)
         caption = replace(caption, text=text)
-        difference = word_diff(previous, text) if previous is not None and text else None
+        follows = previous is not None and bool(text) and not caption.is_specialists
+        difference = word_diff(previous or "", text) if follows else None
         columns.append(
             {
                 "caption": caption,
@@ -266,11 +291,13 @@ def _sample(sample: Sample, position: int) -> dict[str, Any]:
             }
         )
         kinds |= _kinds(caption)
-        previous = text or previous
+        previous = previous if caption.is_specialists else text or previous
     said = f"alt text: {alt_text[:200]}" if alt_text.strip() else "no alt text"
-    first, last = (next((c for c in order if c.text), None) for order in (sample.captions, sample.captions[::-1]))
-    if first is not None and last is not None and first is not last and len(last.wrong) < len(first.wrong):
+    general = [caption for caption in sample.captions if caption.text and not caption.is_specialists]
+    first, last = (general[0], general[-1]) if general else (None, None)
+    if first is not None and last is not None and first is not last and _mistakes(last) < _mistakes(first):
         kinds.add("corrected")
+    boxes = [box for caption in sample.captions for box in caption.boxes]
     return {
         "sample": sample,
         "anchor": f"sample-{position + 1}",
@@ -278,6 +305,7 @@ def _sample(sample: Sample, position: int) -> dict[str, Any]:
         "image": data_uri(sample.thumbnail) if sample.thumbnail else "",
         "alt_text": marked(alt_text, None, sample.alt_wrong),
         "alt_more": alt_more,
+        "boxes": svg.boxes(size_of(sample.thumbnail), boxes) if sample.thumbnail and boxes else "",
         "image_alt": f"Sample {sample.sample_id}, {said}",
         "columns": columns,
     }
@@ -287,14 +315,19 @@ def _kinds(caption: Caption) -> set[str]:
     found = {"flagged"} if caption.flags else set()
     if caption.status == "failed":
         found.add("failed")
-    if caption.wrong:
+    if _mistakes(caption):
         found.add("wrong")
     return found
 
 
 def _wrong(caption: Caption) -> str:
-    number = len(caption.wrong)
-    return f"{number} wrong object{'' if number == 1 else 's'}" if number else ""
+    number = _mistakes(caption)
+    what = "word" if any(span.kind == "unread" for span in caption.wrong) else "object"
+    return f"{number} wrong {what}{'' if number == 1 else 's'}" if number else ""
+
+
+def _mistakes(caption: Caption) -> int:
+    return sum(span.kind != "read" for span in caption.wrong)
 
 
 def _meta(caption: Caption) -> str:

@@ -61,8 +61,9 @@
     draw();
     if (first) first.card.focus({ preventScroll: true });
   });
-  for (const [id, name, whenChecked] of [["show-ins", "no-ins", false], ["show-del", "with-del", true], ["show-wrong", "no-wrong", false]]) {
+  for (const [id, name, whenChecked] of [["show-ins", "no-ins", false], ["show-del", "with-del", true], ["show-wrong", "no-wrong", false], ["show-boxes", "no-boxes", false]]) {
     const box = byId(id);
+    if (!box) continue;
     const apply = () => list.classList.toggle(name, box.checked === whenChecked);
     box.addEventListener("change", apply);
     apply();

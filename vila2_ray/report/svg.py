@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from vila2_ray.report.data import DrawnBox
+
 WIDTH, HEIGHT = 280, 136
 """Of a panel, in its own units, which are about one CSS pixel."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 26, 26, 22, 26
@@ -86,6 +88,30 @@ def range_bar(low: float, mean: float, high: float, largest: float) -> Markup:
         element("rect", {"class": "span", "x": left, "y": 2.5, "width": max(0.6, round(right - left, 2)), "height": 5}),
         element("rect", {"class": "fill", "x": min(99.2, max(0, middle - 0.4)), "y": 0, "width": 0.8, "height": 10}),
     )
+
+
+def boxes(size: tuple[int, int], found: Sequence[DrawnBox]) -> Markup:
+    """Boxes with their names, to lie over a picture of this width and height whatever size it is shown at."""
+    scale_x, scale_y = (side / max(size) for side in size)
+    parts: list[Markup] = []
+    for box in found:
+        left, top, right, bottom = (
+            round(edge * scale, 1) for edge, scale in zip(box.corners, (scale_x, scale_y) * 2, strict=True)
+        )
+        kind = {True: "right", False: "wrong", None: "open"}[box.is_right]
+        said = {True: "a thing of that name is there", False: "no such thing is there", None: "not known"}[box.is_right]
+        parts.append(
+            element(
+                "g",
+                {"class": kind},
+                element("title", {}, f"{box.name}: {said}"),
+                element("rect", {"x": left, "y": top, "width": right - left, "height": bottom - top}),
+                element("text", {"x": left + 8, "y": max(52.0, top - 10)}, box.name),
+            )
+        )
+    frame = f"0 0 {round(1000 * scale_x, 1)} {round(1000 * scale_y, 1)}"
+    label = f"Boxes of the grounding specialist: {', '.join(box.name for box in found)}"
+    return element("svg", {"viewBox": frame, "class": "boxes", "role": "img", "aria_label": label}, *parts)
 
 
 def _strip(*parts: str) -> Markup:

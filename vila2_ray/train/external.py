@@ -85,6 +85,7 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
     `plan` names every training item in training order: step t is the sequences [t·G, (t+1)·G) for G = batch_size. An
     item that is not in it was screened out, taken down, or is too long; it must not be trained on. Row n of a shard's
     caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out.
+    Captions of a layer that names a specialist answer one of that skill's `questions`; by themselves they are nothing.
     """
     config = job.config
     init = job.init_folder.uri if isinstance(job.init_folder, Store) else absolute(str(job.init_folder))
@@ -107,7 +108,16 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
         "fuse": asdict(config.fuse),
         "cut_at_repeated_sentence": config.filters.cut_at_repeated_sentence,
         "prompts": Prompts((), config.recaption.prompts).texts,
+        "turns": config.skills.turns,
+        "asks_statements": config.skills.asks_statements,
+        "questions": {
+            skill: list(config.skills.questions(skill)) for source in job.sources for skill in _skills(source)
+        },
     }
+
+
+def _skills(source: TrainingSource) -> list[str]:
+    return [skill for skill, _, _ in source.specialists]
 
 
 def _told(source: TrainingSource) -> dict[str, Any]:
@@ -119,8 +129,9 @@ def _told(source: TrainingSource) -> dict[str, Any]:
             {
                 "captions": layer.store.path(layer.path(ref.source, ref.shard)),
                 "verdicts": verdicts.store.path(verdicts.path(ref.source, ref.shard)) if verdicts else None,
+                "specialist": skill,
             }
-            for layer, verdicts in source.layers
+            for skill, layer, verdicts in (*(("", *told) for told in source.layers), *source.specialists)
         ]
         shards.append({"shard": ref.shard, "uri": ref.uri, "kind": ref.kind, "images": ref.images, "layers": layers})
     return {

@@ -1,6 +1,7 @@
 """What a sample is trained on: its training items, from the corpus, the layers and the verdicts, side by side.
 
-    pairs      align: the alt text; later stages: alt text fused with the kept captions of the given layers
+    pairs      align: the alt text; later stages: alt text fused with the kept captions of the given layers, and with
+               what specialists say as turns of question and answer
     chat       the conversation in the sample's JSON, loss on the assistant's turns
     documents  texts and images as they alternate, loss on all text
     text       text alone, loss on all of it
@@ -11,12 +12,15 @@ A layer's file has the shard's rows in the shard's order: both are read together
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vila2_ray.captions.fuse import IMAGE_PLACE, cut_at_repeated_sentence, fuse
-from vila2_ray.captions.prompts import Prompts
+from vila2_ray.captions.prompts import Prompts, seed
+from vila2_ray.captions.words import has_content
 from vila2_ray.config import Config, SourceKind, TrainingStage
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
@@ -26,6 +30,7 @@ from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import Reason
 from vila2_ray.schema import Status
+from vila2_ray.skills.turns import turns
 from vila2_ray.train.interleaved import SampleItems, conversation_items, document_items, text_items
 
 BAD_IMAGE = frozenset(
@@ -40,13 +45,25 @@ BAD_IMAGE = frozenset(
 )
 """Reasons that leave a sample out of training altogether; any other failed row still trains on its alt text."""
 Layers = Sequence[tuple[Layer, Verdicts | None]]
-
+Specialists = Sequence[tuple[str, Layer, Verdicts | None]]
+"""Skill, layer and what is thought of it."""
 
 _KEPT_SHARDS = 64
 """Shards whose captions stay in memory: a window of the pack plan goes back and forth between several."""
 
-Captions = tuple[dict[int, list[tuple[str, str]]], set[int]]
-"""Row → kept (prompt, caption) pairs in the order of layers and variants; rows whose image some layer found bad."""
+
+class Said(NamedTuple):
+    """A kept caption."""
+
+    prompt_id: str
+    text: str
+    variant: int
+    skill: str
+    """Of the specialist that wrote it; empty for a generalist."""
+
+
+Captions = tuple[dict[int, list[Said]], set[int]]
+"""Row → kept captions in the order of layers and variants; rows whose image some layer found bad."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class StageItems:
     kind: SourceKind = "pairs"
     screening: Screening | None = None
     """Samples that it leaves out have items all the same; they get into no plan."""
+    specialists: Specialists = ()
     _kept: OrderedDict[ShardRef, Captions] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     def of_shard(self, shard: ShardRef, rows: Sequence[int] | None = None) -> Iterator[SampleItems]:
@@ -79,19 +97,37 @@ class StageItems:
             if made.items:
                 yield made
 
-    def _pair(self, sample: Sample, captions: list[tuple[str, str]]) -> SampleItems:
-        rules = self.config.fuse
-        brief = self._prompts.text(rules.brief_prompt_id) if rules.prompted else ""
+    def _pair(self, sample: Sample, captions: list[Said]) -> SampleItems:
+        rules, prompts = self.config.fuse, self._prompts
+        brief = prompts.text(rules.brief_prompt_id) if rules.prompted else ""
         rule = "alt_text" if self.stage == "align" else rules.rule
         alt_text = sample.alt_text.replace(IMAGE_PLACE, " ")
-        return SampleItems(sample.row, fuse(alt_text, captions, rule, rules.prompted, brief), (0,))
+        general = [said for said in captions if not said.skill]
+        asked = [(prompts.text(said.prompt_id) if rules.prompted else "", said.text) for said in general]
+        told = self._turns(sample, [said for said in captions if said.skill])
+        apart = self.config.skills.turns == "apart"
+        return SampleItems(sample.row, fuse(alt_text, asked, rule, rules.prompted, brief, told, apart), (0,))
+
+    def _turns(self, sample: Sample, captions: list[Said]) -> list[tuple[str, str]]:
+        """Questions with what specialists answer, in an order that the sample decides."""
+        skills, found = self.config.skills, []
+        for said in captions:
+            drawn = random.Random(self._seed(f"turns {said.skill}", sample, said.variant))
+            questions = skills.questions(said.skill)
+            found += turns(said.skill, said.text, questions, skills.asks_statements, drawn)
+        found = [(question, answer) for question, answer in found if has_content(answer)]
+        random.Random(self._seed("order of turns", sample)).shuffle(found)
+        return found
+
+    def _seed(self, use: str, sample: Sample, variant: int = 0) -> int:
+        return seed(f"{self.config.seed}:{use}", sample.sample_id, variant)
 
     @property
     def _prompts(self) -> Prompts:
         return Prompts((), self.config.recaption.prompts)
 
     def _captions(self, shard: ShardRef) -> Captions:
-        if self.stage == "align" or self.kind != "pairs" or not self.layers:
+        if self.stage == "align" or self.kind != "pairs" or not (self.layers or self.specialists):
             return {}, set()
         if shard not in self._kept:
             self._kept[shard] = self._read_captions(shard)
@@ -101,10 +137,9 @@ class StageItems:
         return self._kept[shard]
 
     def _read_captions(self, shard: ShardRef) -> Captions:
-        kept: dict[int, list[tuple[str, str]]] = {}
+        kept: dict[int, list[Said]] = {}
         bad: set[int] = set()
-        prompts = self._prompts
-        for layer, verdicts in self.layers:
+        for skill, layer, verdicts in (*(("", *told) for told in self.layers), *self.specialists):
             flags = verdicts.flags(shard.source, shard.shard) if verdicts else {}
             table = layer.read(shard.source, shard.shard, ["row", "variant", "status", "text", "error", "prompt_id"])
             for row in table.to_pylist():
@@ -114,6 +149,5 @@ class StageItems:
                     text = (row["text"] or "").replace(IMAGE_PLACE, " ")
                     if self.config.filters.cut_at_repeated_sentence:
                         text = cut_at_repeated_sentence(text)
-                    prompt = prompts.text(row["prompt_id"]) if self.config.fuse.prompted else ""
-                    kept.setdefault(row["row"], []).append((prompt, text))
+                    kept.setdefault(row["row"], []).append(Said(row["prompt_id"], text, row["variant"], skill))
         return kept, bad

@@ -31,6 +31,8 @@ class TrainingSource:
     """Caption layers with what is thought of them; for pairs."""
     screening: Screening | None = None
     """Samples that it leaves out as the plan is made are not trained on."""
+    specialists: list[tuple[str, Layer, Verdicts | None]] = field(default_factory=list)
+    """Skill and layer of each specialist whose captions become question–answer turns; for pairs."""
 
 
 @dataclass
@@ -61,12 +63,15 @@ class TrainingJob:
     """How much of `corpus` an epoch takes."""
     mixture: tuple[TrainingSource, ...] = ()
     """What is trained on beside `corpus`."""
+    specialists: list[tuple[str, Layer, Verdicts | None]] = field(default_factory=list)
+    """Skill and layer of each specialist whose captions of `corpus` become question–answer turns."""
 
     @property
     def sources(self) -> list[TrainingSource]:
         """All that the stage mixes."""
         kind = self.kind or ("chat" if self.stage == "sft" else "pairs")
-        return [TrainingSource(self.corpus, kind, self.share, self.layers, self.screening), *self.mixture]
+        own = TrainingSource(self.corpus, kind, self.share, self.layers, self.screening, self.specialists)
+        return [own, *self.mixture]
 
     @property
     def num_shards(self) -> int:
@@ -101,6 +106,11 @@ class TrainingJob:
             text += [[ref.uri for ref in source.corpus.shards], source.kind, source.share]
             text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in source.layers]
             text += [source.screening.digest() if source.screening is not None else ""]
+            if source.specialists:
+                text += [config.skills.turns, config.skills.asks_statements]
+            for skill, layer, verdicts in source.specialists:
+                text += [[skill, layer.store.uri, verdicts.store.uri if verdicts else ""]]
+                text += [list(config.skills.questions(skill))]
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
     def work_key(self, plan_digest: str) -> str:

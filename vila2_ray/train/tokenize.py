@@ -5,6 +5,9 @@ placeholders alike. Each turn is tokenized by itself, so that no token spans pro
 Supervised are the assistant's turns up to and with the token that ends them, or all text of an item without a question;
 an image never is.
 
+Running text before the first question is no answer, so no template writes it: it stands as it would alone, ended by the
+token that ends it there, and the conversation follows as the template renders it, without a second beginning.
+
 An image stands where the item's text has an IMAGE_PLACE. Those for which it has none stand before everything else.
 """
 
@@ -85,10 +88,15 @@ class ItemTokenizer:
     def _segments(self, item: Item) -> list[tuple[str, bool, bool]]:
         """(text, supervised, adds special tokens) of an item, in order; together they are the rendered conversation."""
         item = tuple(Turn(turn.role, self._special.sub(" ", turn.text).strip()) for turn in item)
-        if item[0].role == "assistant":
-            return [(self._tokenizer.bos_token or "", False, False), *self._running_text(item[0].text)]
+        if item[0].role == "user":
+            return self._conversation(item)
+        begun = [(self._bos, False, False), *self._running_text(item[0].text)]
+        return [*begun, *self._conversation(item[1:], goes_on=True)]
+
+    def _conversation(self, item: Item, goes_on: bool = False) -> list[tuple[str, bool, bool]]:
+        """A conversation as the template renders it; one that goes on from a text has its beginning there."""
         segments: list[tuple[str, bool, bool]] = []
-        said = ""
+        said = self._bos if goes_on and item and self._prompt(item[:1]).startswith(self._bos) else ""
         for number, turn in enumerate(item):
             if turn.role != "assistant":
                 continue
@@ -99,7 +107,7 @@ class ItemTokenizer:
                 raise CheckpointError(
                     name, "has a chat template that rewrites earlier turns, so answers cannot be told from prompts"
                 )
-            special = not segments and not prompt.startswith(self._tokenizer.bos_token or "\0")
+            special = not segments and not goes_on and not prompt.startswith(self._tokenizer.bos_token or "\0")
             answer = whole[len(prompt) :]
             if number == len(item) - 1 and self._end not in answer:
                 answer += self._end
@@ -120,6 +128,10 @@ class ItemTokenizer:
             segments += [(self.image_token, False, False), (piece, True, False)]
         last = segments.pop()
         return [*segments, (last[0] + self._end, True, False)]
+
+    @property
+    def _bos(self) -> str:
+        return self._tokenizer.bos_token or ""
 
     @property
     def _end(self) -> str:

@@ -42,8 +42,7 @@ def open_source(job: TrainingJob, keeps: bool = True) -> CorpusSource:
     """
     tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
     sources = [
-        StageItems(source.corpus, source.layers, job.config, job.stage, source.kind, source.screening)
-        for source in job.sources
+        StageItems(s.corpus, s.layers, job.config, job.stage, s.kind, s.screening, s.specialists) for s in job.sources
     ]
     if not keeps:
         return CorpusSource(sources, tokenizer, token_cache_bytes=0)

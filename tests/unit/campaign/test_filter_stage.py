@@ -10,12 +10,13 @@ import pytest
 
 from tests.unit.campaign.folders import ROUND_0, begin, finish, whole_round
 from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
+from vila2_ray.campaign import captioning
 from vila2_ray.campaign import plan as plans
-from vila2_ray.campaign import stages
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import current_fingerprint, observe, stage_inputs
-from vila2_ray.campaign.stages import WORK, Run
+from vila2_ray.campaign.stages import WORK
 from vila2_ray.campaign.state import Marker, drop_markers, read_markers, write_marker
+from vila2_ray.campaign.view import Run
 from vila2_ray.config import Config
 from vila2_ray.errors import CorpusError, StageFailed
 from vila2_ray.storage import Store
@@ -24,7 +25,7 @@ from vila2_ray.storage import Store
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are judged in this process."""
-    monkeypatch.setattr(stages, "ray_map", lambda function, items, **_: map(function, items))
+    monkeypatch.setattr(captioning, "ray_map", lambda function, items, **_: map(function, items))
 
 
 def campaign(tmp_path: Path, *options: str) -> Config:
@@ -64,7 +65,7 @@ def test_figures_stand_in_the_summary_and_beside_the_previous_round(tmp_path: Pa
     first = run_filter(config, 1)
     assert first.markers["filter-1"].summary["drift"]["words_per_caption"] == 11.0
     assert "previous_similarity" not in first.markers["filter-1"].summary["drift"]
-    assert len(first.layers(1)) == 1
+    assert len(first.layers("round-1")) == 1
     finish(config, "pretrain-1", "sft-1", "evaluate-1")
     layer(config, 2)
     second = run_filter(config, 2)
@@ -99,7 +100,7 @@ def test_picking_among_all_layers_judges_them_anew_and_trains_on_all(tmp_path: P
     layer(config, 2, lambda shard, row, v: {"mean_logprob": -0.1 if row % 2 else -0.9, "text": f"Row {row} it is now."})
     run = run_filter(config, 2)
     assert run.markers["filter-2"].summary["flags"]["kept"] == 40
-    (first, on_first), (second, on_second) = run.layers(2)
+    (first, on_first), (second, on_second) = run.layers("round-2")
     assert on_first is not None
     assert on_second is not None
     assert {row for (row, _), flags in on_first.flags(SOURCE, "00000").items() if flags == ["not_picked"]} == {
@@ -130,7 +131,7 @@ def test_a_retried_layer_is_read_in_place_of_its_layer(tmp_path: Path) -> None:
     write_layer(store.sub("captions", "round-1-retry-1", "a" * 8), Campaign(config.campaign).corpus())
     run = run_filter(config, 1)
     assert stage_inputs(run, plan, judge) == {"recaption-1-retry-1": "new"}
-    assert run.layers(1)[0][0].store.uri.endswith("captions/round-1-retry-1/aaaaaaaa")
+    assert run.layers("round-1")[0][0].store.uri.endswith("captions/round-1-retry-1/aaaaaaaa")
     assert Campaign(config.campaign).layer("round-1").store.uri.endswith("round-1-retry-1/aaaaaaaa")
     write_marker(store, replace(run.markers["recaption-1"], covers="a larger corpus"))
     with pytest.raises(StageFailed, match=r"lacks shards that recaption-1 has since got.*vila2 retry"):

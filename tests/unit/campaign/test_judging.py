@@ -51,7 +51,7 @@ def kept(corpus: Corpus, layers: list[Layer], verdicts: list[Verdicts]) -> dict[
     found: dict[tuple[str, int], list[str]] = {}
     for ref in corpus.shards:
         for row, captions in items._captions(ref)[0].items():
-            found[ref.shard, row] = [text for _, text in captions]
+            found[ref.shard, row] = [said.text for said in captions]
     return found
 
 

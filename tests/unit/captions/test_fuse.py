@@ -58,6 +58,35 @@ def test_prompted_items_ask_first() -> None:
     assert fuse(ALT, [], "concat", True, "caption") == [(brief, Turn("assistant", ALT))]
 
 
+READ, PLACED = ("what does it say?", "stop"), ("where is the cat?", "left of the dog.")
+
+
+def told(*turns: tuple[str, str]) -> tuple[Turn, ...]:
+    return tuple(turn for asked, said in turns for turn in (Turn("user", asked), Turn("assistant", said)))
+
+
+def test_turns_go_on_from_the_first_item_in_their_order() -> None:
+    alone = (Turn("assistant", f"{ALT}. {ONE[1]}"),)
+    assert fuse(ALT, [ONE], "concat", turns=[PLACED, READ]) == [alone + told(PLACED, READ)]
+    first, second = fuse(ALT, [ONE], "mixed", True, "caption", [READ])
+    assert first == told(("caption", ALT), READ)
+    assert second == told(ONE)
+    assert fuse(ALT, [], "mixed", turns=[]) == fuse(ALT, [], "mixed")
+
+
+def test_turns_without_anything_before_them_are_an_item() -> None:
+    assert fuse("", [], "concat", turns=[READ, PLACED]) == [told(READ, PLACED)]
+
+
+def test_turns_apart_are_items_of_their_own() -> None:
+    assert fuse(ALT, [], "concat", turns=[READ, PLACED], apart=True) == [
+        (Turn("assistant", ALT),),
+        told(READ),
+        told(PLACED),
+    ]
+    assert fuse("", [], "concat", turns=[READ], apart=True) == [told(READ)]
+
+
 def test_what_cannot_be_fused_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"fuse\.rule"):
         fuse(ALT, [ONE], "both")  # type: ignore[arg-type]

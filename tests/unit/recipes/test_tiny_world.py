@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from vila2_ray.errors import ConfigError, StorageError
 from vila2_ray.recipes.tiny import artwork, corpus, world
 from vila2_ray.recipes.tiny.compose import SIDE, compose
+from vila2_ray.skills.things import Annotation
 
 
 @pytest.fixture
@@ -147,3 +148,44 @@ def test_without_npm_the_error_says_what_to_do(tmp_path, monkeypatch):
 def test_importing_the_world_loads_no_torch():
     code = "import sys, vila2_ray.recipes.tiny.corpus; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.fixture
+def small(painted, tmp_path, monkeypatch):
+    """Writes a corpus of a few samples into `tmp_path`."""
+    monkeypatch.setattr(artwork, "fetch", lambda: tmp_path)
+    return lambda **counts: corpus.write_corpus(
+        tmp_path, pretrain_shards=1, shard_size=4, sft=2, heldout=2, processes=1, **counts
+    )
+
+
+def test_annotations_of_the_experts_split_are_the_boxes_of_its_things(small, tmp_path):
+    assert small(experts=6)["experts"] == 6
+    lines = [json.loads(line) for line in (tmp_path / "experts" / corpus.ANNOTATIONS).read_text().splitlines()]
+    assert [line["sample_id"] for line in lines] == [
+        *(f"00000/{n:06}" for n in range(4)),
+        *(f"00001/{n:06}" for n in (4, 5)),
+    ]
+    for number, line in enumerate(lines):
+        members = corpus.sample("experts", 0, number)
+        assert {"txt", "json"}.isdisjoint(members)
+        truth, told = json.loads(members["truth.json"]), Annotation.from_json(line)
+        assert line["key"] == f"{number:06}"
+        assert told.lines is None  # printed words are for the OCR engine
+        assert told.things == Annotation.from_truth(truth).things
+
+
+def test_a_corpus_from_before_a_split_is_completed_by_it(small, tmp_path):
+    small(experts=3)
+    before = json.loads((tmp_path / "corpus.json").read_text())
+    kept = (tmp_path / "pretrain" / "00000.tar").stat().st_mtime_ns
+    for file in (tmp_path / "experts").iterdir():
+        file.unlink()
+    del before["samples"]["experts"]
+    (tmp_path / "corpus.json").write_text(json.dumps(before))
+    small(experts=5)
+    assert json.loads((tmp_path / "corpus.json").read_text())["samples"]["experts"] == 5
+    assert (tmp_path / "pretrain" / "00000.tar").stat().st_mtime_ns == kept
+    assert len((tmp_path / "experts" / corpus.ANNOTATIONS).read_text().splitlines()) == 5
+    with pytest.raises(ConfigError, match="other settings"):
+        small(experts=6)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from vila2_ray.report.data import (
     Caption,
+    DrawnBox,
+    FinalModel,
     LayerDrift,
     LayerFacts,
     Promotion,
@@ -18,7 +20,10 @@ from vila2_ray.report.data import (
     RoundScores,
     Sample,
     Span,
+    Specialist,
     StageCost,
+    Told,
+    TrainedOn,
     Words,
 )
 from vila2_ray.report.pictures import thumbnail
@@ -96,6 +101,27 @@ def example() -> ReportData:
             (
                 Caption("round-1", "captioned", "a small dog at the left.", ("too_short",), wrong=(DOG,)),
                 Caption("round-2", "captioned", "a small cat at the left.", prompt_id="detailed", mean_logprob=-0.4),
+                Caption(
+                    "grounding",
+                    "captioned",
+                    "a cat [0,300,400,700], a dog [1,2,30,40].",
+                    boxes=(DrawnBox("cat", (0, 300, 400, 700), True), DrawnBox("dog", (1, 2, 30, 40), False)),
+                    is_specialists=True,
+                ),
+                Caption(
+                    "spatial",
+                    "captioned",
+                    "the cat is left of the dog.",
+                    relations=(Told("cat left of dog", False), Told("cat above key", None)),
+                    is_specialists=True,
+                ),
+                Caption(
+                    "ocr",
+                    "captioned",
+                    "stop exit",
+                    wrong=(Span(0, 4, "read"), Span(5, 9, "unread")),
+                    is_specialists=True,
+                ),
             ),
             picture(),
             truth=("small cat (left)",),
@@ -146,6 +172,12 @@ def example() -> ReportData:
             StageCost("recaption-1", 30, 0.001, 89),
             StageCost("recaption-2", 30, 0.001, 88),
         ),
+        specialists=(
+            Specialist("grounding", "box_recall_50", 0.0, 0.51, True),
+            Specialist("ocr", "word_accuracy", 0.71, 0.7, False),
+        ),
+        final=FinalModel("VLM_2", (("object_place_f1", 0.472, 0.46), ("box_recall_50", 0.0, 0.3))),
+        trained_on=(TrainedOn("pretrain-0", "pretrain", 97, 4096, 512, 97),),
         node_dollars_per_hour=0.1,
         config_yaml="campaign: runs/example\nseed: 0\n",
         provenance=(("base weights", "cd" * 32),),

@@ -189,3 +189,31 @@ def test_times_and_sums_read_well() -> None:
 def test_apostrophes_and_quotes_survive() -> None:
     html = render(replace(example(), notes=('it\'s "fine" & <good>',)))
     assert 'it\'s "fine" & <good>' in unescape(html)
+
+
+def test_specialists_captions_come_with_what_they_can_be_held_against() -> None:
+    html = render(example())
+    page = Page(html)
+    frames = [attributes for attributes in page.all("svg") if attributes.get("class") == "boxes"]
+    assert [frame["viewbox"] for frame in frames] == ["0 0 1000.0 1000.0"]
+    rectangles = [a for a in page.all("rect") if a.get("width") in ("400.0", "29.0")]
+    assert [(r["x"], r["y"], r["width"], r["height"]) for r in rectangles] == [
+        ("0.0", "300.0", "400.0", "400.0"),
+        ("1.0", "2.0", "29.0", "38.0"),
+    ]
+    assert 'class="told"' in html
+    assert '<mark class="read end" title="printed in the picture">stop</mark>' in html
+    assert "1 wrong word" in page.text
+    assert "does not beat the generalist" in page.text
+    assert "<ins>the cat" not in html, "a specialist's caption is not compared with the round's"
+
+
+def test_pictures_that_are_not_square_keep_their_boxes_in_place() -> None:
+    wide = replace(example().samples[0], thumbnail=picture(size=(200, 100)))
+    frame = next(a for a in Page(render(replace(example(), samples=(wide,)))).all("svg") if a.get("class") == "boxes")
+    assert frame["viewbox"] == "0 0 1000.0 500.0"
+
+
+def test_without_specialists_nothing_is_said_of_them() -> None:
+    html = render(replace(example(), specialists=(), final=None, samples=()))
+    assert 'id="specialists"' not in html

@@ -115,3 +115,73 @@ def test_a_folder_without_chat_template_is_refused(processor) -> None:
     bare.chat_template = bare.tokenizer.chat_template = None
     with pytest.raises(CheckpointError, match="chat template"):
         ItemTokenizer(bare, 64)
+
+
+HEADERS = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""As Llama 3 Instruct writes a conversation (its end of turn is its end of text)."""
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """A processor with that template over single bytes, so that what is decoded is what was written."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+
+    from vila2_ray.model import build_processor, build_vila
+    from vila2_ray.model.template import with_images
+
+    letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(letters, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|start_header_id|>", "<|end_header_id|>"],
+    )
+    tokenizer.chat_template = with_images(HEADERS)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = SiglipVisionConfig(**sizes, image_size=28, patch_size=7, vision_use_head=False)
+    model, tokenizer = build_vila(vision, LlamaConfig(**sizes, vocab_size=len(tokenizer)), tokenizer=tokenizer)
+    return build_processor(model.config, tokenizer)
+
+
+def test_a_conversation_that_goes_on_from_a_text_is_learned_where_nobody_asks(
+    processor, tokenizer: ItemTokenizer
+) -> None:
+    item = (Turn("assistant", "a red cat"), *talk("where is the cat ?", "left", "how many ?", "one"))
+    text, alone, whole = tokenizer([(item[:1], [IMAGE]), (item[1:], []), (item, [IMAGE])])
+    assert learned(processor, whole) == "a red cat</s> left</s> one</s>"
+    begin = len(text.input_ids)
+    assert np.array_equal(whole.input_ids[:begin], text.input_ids), "the text stands as it does alone"
+    assert np.array_equal(whole.input_ids[begin:], alone.input_ids[1:]), "the conversation as well, but begins nothing"
+    assert np.array_equal(whole.supervised, np.concatenate([text.supervised, alone.supervised[1:]]))
+    assert (whole.input_ids == processor.tokenizer.bos_token_id).sum() == 1
+
+
+def test_what_is_learned_of_a_text_and_turns_with_llamas_headers(llama) -> None:
+    item = (Turn("assistant", "a red cat"), *talk("where is it?", "left", "read!", "stop"))
+    (made,) = ItemTokenizer(llama, max_length=512)([(item, [IMAGE])])
+    image = made.input_ids == llama.tokenizer.convert_tokens_to_ids("<image>")
+    asked = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    said = ["a red cat<|eot_id|>", "left<|eot_id|>", "stop<|eot_id|>"]
+    assert llama.tokenizer.decode(made.input_ids[~image]) == (
+        "<|begin_of_text|>" + said[0] + asked.format("where is it?") + said[1] + asked.format("read!") + said[2]
+    )
+    assert image.sum() == 4
+    assert image[1:5].all()
+    assert llama.tokenizer.decode(made.input_ids[made.supervised]) == "".join(said)
+
+
+def test_turns_are_cut_with_their_item(processor) -> None:
+    item = (Turn("assistant", "a red cat"), *talk("where is the cat ?", "left " * 50))
+    (made,) = ItemTokenizer(processor, max_length=40)([(item, [IMAGE])])
+    assert len(made.input_ids) == 40
+    assert made.num_truncated > 0
+    assert learned(processor, made).startswith("a red cat</s> left left")

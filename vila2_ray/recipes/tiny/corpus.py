@@ -1,9 +1,11 @@
-"""Writes the tiny world as WebDataset shards: `pretrain/`, `sft/` and `heldout/`, each `00000.tar`, `00001.tar`, …
+"""Writes the tiny world as WebDataset shards: `pretrain/`, `sft/`, `heldout/` and `experts/`, each `00000.tar`, …
 
 - *pretrain*: `key.png|jpg`, `key.txt` (alt text; missing for a few percent), `key.json` (extra columns as img2dataset
   has them), `key.truth.json` (for scoring only).
 - *sft*: `key.json` is LLaVA-style: the careful caption under one of the detailed prompts, then three questions.
 - *heldout*: `key.json` is `{"caption", "questions": [{"kind", "question", "answer"}]}`.
+- *experts*: pictures alone, and beside the shards `annotations.jsonl`: a line per scene with the names and boxes of its
+  things, as an annotator would give them. Printed words are not in it: those an OCR engine has to read.
 
 Every sample follows from (seed, split, number) alone, so shards can be written in any order, by any number of
 processes, and again with the same bytes. A shard appears under its name only when it is whole; one that is there is
@@ -24,6 +26,7 @@ import random
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -39,8 +42,10 @@ from vila2_ray.recipes.tiny.world import (
     layout,
     questions,
 )
+from vila2_ray.skills.things import Annotation
 
-SPLITS = ("pretrain", "sft", "heldout")
+SPLITS = ("pretrain", "sft", "heldout", "experts")
+ANNOTATIONS = "annotations.jsonl"
 Members = dict[str, bytes]
 """Extension → content of one sample."""
 
@@ -52,15 +57,16 @@ def write_corpus(
     shard_size: int = 250,
     sft: int = 32,
     heldout: int = 500,
+    experts: int = 1500,
     seed: int = 0,
     processes: int | None = None,
 ) -> dict[str, int]:
     """Write all shards that are not there yet. Returns the number of samples of each split.
 
-    Raises ConfigError for counts that are not positive and for a folder that holds a corpus of other settings, and
-    StorageError when it cannot be written.
+    A corpus that was written before a split existed is completed by it. Raises ConfigError for counts that are not
+    positive and for a folder that holds a corpus of other settings, and StorageError when it cannot be written.
     """
-    counts = {"pretrain": pretrain_shards * shard_size, "sft": sft, "heldout": heldout}
+    counts = {"pretrain": pretrain_shards * shard_size, "sft": sft, "heldout": heldout, "experts": experts}
     for name, value in {**counts, "shard_size": shard_size}.items():
         if value < 1:
             raise ConfigError(name, value, "must be greater than 0")
@@ -84,6 +90,7 @@ def write_corpus(
             else:
                 with multiprocessing.get_context("spawn").Pool(processes) as pool:
                     pool.map(_write_shard, jobs, chunksize=1)
+        _write_annotations(to / "experts")
     except Vila2Error:
         raise
     except OSError as error:
@@ -107,7 +114,7 @@ def sample(split: str, seed: int, number: int) -> Members:
         members["json"] = _json({"url": url, "width": SIDE, "height": SIDE, "license": license_name})
     elif split == "sft":
         members["json"] = _json({"id": f"{number:06d}", "conversations": conversations(truth, rng)})
-    else:
+    elif split == "heldout":
         members["json"] = _json({"caption": careful_caption(truth), "questions": questions(truth, rng, None)})
     return {**members, "truth.json": truth_bytes}
 
@@ -148,16 +155,41 @@ def _write_shard(job: tuple[Path, str, int, int, int]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _check_settings(path: Path, settings: dict[str, object]) -> None:
-    """Shards of different settings must not lie in one folder."""
+def _write_annotations(folder: Path) -> None:
+    """Names and boxes of things, read back from the truth of the shards; a file that is there is kept."""
+    path = folder / ANNOTATIONS
+    if path.exists():
+        return
+    lines = []
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                key, _, extension = member.name.partition(".")
+                content = archive.extractfile(member) if extension == "truth.json" else None
+                if content is not None:
+                    things = Annotation.from_truth(json.load(content)).things
+                    told = Annotation(things=things).as_json()
+                    lines.append(_json({"key": key, "sample_id": f"{shard.stem}/{key}", **told}) + b"\n")
+    _replace(path, b"".join(lines))
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Shards of different settings must not lie in one folder; splits that the folder does not know are new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_bytes(_json(settings))
-        scratch.replace(path)
-    elif json.loads(path.read_text()) != settings:
-        remedy = f"holds a corpus of other settings ({path.read_text()}); give another folder"
-        raise ConfigError("--to", str(path.parent), remedy)
+    found = json.loads(path.read_text()) if path.exists() else None
+    if found is not None:
+        completed = {**found, "samples": {**settings["samples"], **found.get("samples", {})}}
+        if completed != settings:
+            remedy = f"holds a corpus of other settings ({path.read_text()}); give another folder"
+            raise ConfigError("--to", str(path.parent), remedy)
+    if found != settings:
+        _replace(path, _json(settings))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    scratch.replace(path)
 
 
 def _json(value: object) -> bytes:
@@ -171,11 +203,12 @@ def _pictures() -> dict[str, Image.Image]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vila2_ray.recipes.tiny.corpus", description="Write tiny shards.")
-    parser.add_argument("--to", required=True, help="folder to write pretrain/, sft/ and heldout/ into")
+    parser.add_argument("--to", required=True, help="folder to write the splits into")
     parser.add_argument("--pretrain-shards", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=250)
     parser.add_argument("--sft", type=int, default=32, help="instruction samples")
     parser.add_argument("--heldout", type=int, default=500, help="samples that are only scored")
+    parser.add_argument("--experts", type=int, default=1500, help="samples that specialists are finetuned on")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(arguments))
     try:

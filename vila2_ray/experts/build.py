@@ -1,0 +1,210 @@
+"""Finetuning conversations for a specialist, made from images by a real expert: a Ray Data job.
+
+    shards without a file in `out` ─▶ pool of actors (an expert each: decode, annotate, converse) ─▶ `<shard>.parquet`
+                                                                          ─▶ a row of counts per shard ─▶ this driver
+
+What is done is what lies in `out`: a call goes on where the last one stopped. `build.json` says how the folder was
+made; another way of making it wants another folder. A conversation follows from (seed, skill, sample) alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vila2_ray.config import SkillConfig, SkillName
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.shards import ShardRef
+from vila2_ray.errors import ConfigError, CorpusError, StageFailed, own_cause
+from vila2_ray.experts.choice import ExpertChoice, choose_expert
+from vila2_ray.experts.conversations import ShardCounts, Telling, file_name, read_counts, write_shard
+from vila2_ray.progress import Progress
+from vila2_ray.storage import Store
+
+SETTINGS = "build.json"
+_PASSES = 3
+"""Over shards that are missing: an actor that died leaves its shard to the next pass."""
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to make conversations of, how, and where to. Picklable."""
+
+    skill: SkillName
+    corpus: Corpus
+    settings: SkillConfig
+    prompts: Sequence[str]
+    """Texts of the skill's captioning prompts."""
+    questions: Sequence[str]
+    """Texts of what the final training asks; conversations draw from both."""
+    seed: int
+    out: Store
+    """Becomes a folder of Parquet shards, one for each of the corpus, to be trained on as `chat`."""
+
+
+@dataclass
+class BuildSummary:
+    """What became of the images of a corpus, this call's and earlier ones'."""
+
+    num_images: int
+    """That were looked at."""
+    num_samples: int
+    """Conversations."""
+    num_turns: int
+    """Answers in them."""
+    left_out: dict[str, int]
+    """Reason → images that no conversation was made of."""
+    digest: str
+    """Of all conversations with their images."""
+    seconds: float
+    """Of this call."""
+    expert: str
+    """Name and version."""
+
+
+def build_conversations(job: BuildJob, progress: Progress) -> BuildSummary:
+    """Make the conversations that are missing. Ray must be initialised where any are.
+
+    Raises ConfigError when no expert is named or `out` was made with other settings, CorpusError when a shard cannot be
+    read or there is nothing to learn from the whole corpus, CheckpointError, StorageError, StageFailed.
+    """
+    began = time.monotonic()
+    expert = choose_expert(job.skill, job.settings)
+    telling = Telling(job.skill, tuple(job.prompts), tuple(job.questions), job.seed, expert.name, expert.version)
+    most = _shares(job)
+    _check_settings(job, telling)
+    progress.start(f"build-{job.skill}", sum(most.values()), "images")
+    there = set(job.out.list(suffix=".parquet"))
+    done = {ref.shard: read_counts(job.out, ref) for ref in job.corpus.shards if file_name(ref) in there}
+    progress.update(sum(counts.num_images for counts in done.values()))
+    for _ in range(_PASSES):
+        missing = [ref for ref in job.corpus.shards if ref.shard not in done]
+        for shard, counts in _run(job, expert, telling, missing, most) if missing else ():
+            done[shard] = counts
+            progress.update(sum(counts.num_images for counts in done.values()))
+    if missing := [ref for ref in job.corpus.shards if ref.shard not in done]:
+        raise StageFailed(
+            f"build-{job.skill}: the process of the expert ({expert.name}) died {_PASSES} times on {missing[0].uri} "
+            f"and {len(missing) - 1} other shards. Finished shards are kept; the same command goes on from there. Too "
+            "little memory is the usual cause; a shard that does it alone can be moved out of the corpus"
+        )
+    progress.finish()
+    return _summary(job, expert, [done[ref.shard] for ref in job.corpus.shards], time.monotonic() - began)
+
+
+def _summary(job: BuildJob, expert: ExpertChoice, counts: Sequence[ShardCounts], seconds: float) -> BuildSummary:
+    left_out = Counter[str]()
+    for shard in counts:
+        left_out.update(shard.left_out)
+    num_samples = sum(shard.num_samples for shard in counts)
+    if not num_samples:
+        told = ", ".join(f"{num} × {reason}" for reason, num in left_out.most_common()) or "it holds no image"
+        remedy = f"Check that {expert.name} knows these images, or give others (skills.{job.skill}.images)"
+        raise CorpusError(
+            job.corpus.shards[0].uri, f"nothing to learn {job.skill} from in this corpus ({told})", remedy
+        )
+    names = [[ref.shard, shard.digest] for ref, shard in zip(job.corpus.shards, counts, strict=True)]
+    return BuildSummary(
+        num_images=sum(shard.num_images for shard in counts),
+        num_samples=num_samples,
+        num_turns=sum(shard.num_turns for shard in counts),
+        left_out=dict(left_out.most_common()),
+        digest=hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        seconds=seconds,
+        expert=f"{expert.name} {expert.version}",
+    )
+
+
+def _shares(job: BuildJob) -> dict[str, int]:
+    """Shard → images that are looked at: of max_samples, each has the part that it has of the corpus."""
+    rows = job.corpus.rows_by_shard()
+    total = sum(count for _, count in rows)
+    wanted = min(job.settings.max_samples or total, total)
+    shares: dict[str, int] = {}
+    before = 0
+    for ref, count in rows:
+        shares[ref.shard] = (before + count) * wanted // total - before * wanted // total if total else 0
+        before += count
+    return shares
+
+
+def _check_settings(job: BuildJob, telling: Telling) -> None:
+    """Conversations of different settings must not lie in one folder."""
+    most = job.settings.max_samples
+    made = {
+        "format": 1,
+        **asdict(telling),
+        "min_score": job.settings.min_score,
+        "labels": job.settings.labels,
+        "max_samples": most,
+        "of_samples": job.corpus.total_rows() if most else 0,  # else shards may be added
+    }
+    made = json.loads(json.dumps(made))
+    if not job.out.exists(SETTINGS):
+        job.out.write_text(SETTINGS, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+        return
+    found = json.loads(job.out.read_text(SETTINGS))
+    if found != made:
+        other = sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
+        remedy = f"was made with another {', '.join(other)}; give another folder, or delete this one to make it anew"
+        raise ConfigError("build folder", job.out.uri, remedy)
+
+
+class _ShardBuilder:
+    """The actor: an expert that goes through shard after shard."""
+
+    def __init__(self, job: BuildJob, choice: ExpertChoice, telling: Telling) -> None:
+        self._job, self._telling = job, telling
+        self._expert = choice.open()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        job, shard = self._job, str(row["shard"])
+        counts = write_shard(
+            job.corpus, job.corpus.shard(shard), int(row["most"]), self._expert, self._telling, job.out
+        )
+        return {"shard": shard, "counts": json.dumps(asdict(counts))}
+
+
+def _run(
+    job: BuildJob, choice: ExpertChoice, telling: Telling, missing: Sequence[ShardRef], most: dict[str, int]
+) -> Iterator[tuple[str, ShardCounts]]:
+    """Counts of each shard as it is finished, none for one whose actor died. Raises what an actor raised."""
+    import ray
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    for logger in ("ray.data", "ray.anyscale.data"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else only the text of an error comes back, not its type
+    context.max_errored_blocks = len(missing)  # a shard whose actor died is seen by its absence
+    cluster = ray.cluster_resources()
+    gpus = 1 if choice.needs_gpu and cluster.get("GPU", 0) >= 1 else 0
+    pool = max(1, min(len(missing), int(cluster.get("GPU" if gpus else "CPU", 1))))
+    part = BuildJob(**{**vars(job), "corpus": job.corpus.part(missing)})
+    with DataContext.current(context):
+        dataset = ray.data.from_items(
+            [{"shard": ref.shard, "most": most[ref.shard]} for ref in missing], override_num_blocks=len(missing)
+        ).map(
+            _ShardBuilder,
+            fn_constructor_args=(part, choice, telling),
+            compute=ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=gpus or None,
+            max_restarts=2,
+            max_task_retries=0,
+        )
+        try:
+            for row in dataset.iter_rows():
+                yield row["shard"], ShardCounts(**json.loads(row["counts"]))
+        except ray.exceptions.RayError as error:
+            told = f"build-{job.skill}: met an error that it does not know:\n{error}"
+            raise own_cause(error) or StageFailed(told) from error
