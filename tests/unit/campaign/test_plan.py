@@ -237,3 +237,167 @@ def test_sources_come_back_from_yaml() -> None:
     assert from_yaml(to_yaml(found)).corpus == found.corpus
     assert found.corpus.source("docs").stages == ("pretrain",)
     assert found.corpus.source("talk").stages == ("sft",)
+
+
+BEFORE_SPECIALISTS = {
+    "index": "e711e8c94f51",
+    "screen": "506cb0c33c22",
+    "align": "26b7308ae2ca",
+    "pretrain-0": "5fb8427f9452",
+    "sft-0": "304b2aca5834",
+    "evaluate-0": "d599c6e608b8",
+    "recaption-1": "a0fe2227b933",
+    "filter-1": "19e11dc2000d",
+    "pretrain-1": "72254b3ba8ed",
+    "sft-1": "304b2aca5834",
+    "evaluate-1": "d599c6e608b8",
+    "recaption-full": "dfbc67376a03",
+    "filter-full": "19e11dc2000d",
+}
+"""Fingerprints of the defaults with `ROUNDS`, written down when there were no specialists."""
+ROUNDS = ("rounds.max=1", "rounds.fraction=0.5", "screen.min_side=8")
+BOXES = ("skills.spatial.annotations=/boxes", "skills.grounding.annotations=/boxes")
+ALL = ("specialists=[spatial,grounding,ocr]", *BOXES)
+
+
+def defaults(*overrides: str):
+    return load_config("", list(overrides))
+
+
+def short(configuration) -> dict[str, str]:
+    return {k: v[:12] for k, v in fingerprints(configuration).items() if k not in plans.LAST_STAGES}
+
+
+def test_campaigns_from_before_specialists_stay_valid() -> None:
+    assert short(defaults(*ROUNDS)) == BEFORE_SPECIALISTS
+
+
+def test_specialists_come_after_the_rounds_and_change_nothing_before() -> None:
+    worded = ("recaption.prompts.ocr=read!", "skills.spatial.prompt_ids=[mine]", "recaption.prompts.mine=where?")
+    found = short(defaults(*ROUNDS, *ALL, *worded))
+    assert {name: found[name] for name in BEFORE_SPECIALISTS} == BEFORE_SPECIALISTS
+    later = [name for name in found if name not in BEFORE_SPECIALISTS]
+    kinds = ("build", "sft", "evaluate", "recaption", "filter")
+    assert later == [
+        *(f"{kind}-{skill}" for skill in ("spatial", "grounding", "ocr") for kind in kinds),
+        *("pretrain-final", "sft-final", "evaluate-final"),
+    ]
+
+
+def test_a_skill_that_is_added_later_leaves_the_others_as_they_are() -> None:
+    one = short(defaults("rounds.max=1", "specialists=[ocr]", "recaption.prompts.ocr=read!"))
+    two = defaults("rounds.max=1", "specialists=[ocr,spatial]", *BOXES, "recaption.prompts.ocr=read!")
+    more = short(two)
+    changed = {name for name, found in one.items() if more[name] != found}
+    assert changed == {"pretrain-final", "evaluate-final"}
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("skills.train.peak_lr=0.123", {"sft-ocr"}),
+        ("skills.ocr.max_tokens=99", {"evaluate-ocr", "recaption-ocr", "evaluate-final"}),
+        ("skills.ocr.min_score=0.9", {"build-ocr", "evaluate-ocr", "filter-ocr"}),
+        ("skills.ocr.questions=[what?]", {"build-ocr", "evaluate-ocr", "pretrain-final", "evaluate-final"}),
+        ("recaption.prompts.ocr=read!", {"build-ocr", "evaluate-ocr", "recaption-ocr", "filter-ocr", "*-final"}),
+        ("recaption.sampling.temperature=0.7", {"recaption-1", "recaption-ocr"}),
+        ("skills.turns=apart", {"pretrain-final"}),
+        ("skills.asks_statements=true", {"pretrain-final"}),
+        ("skills.grounding.max_tokens=99", set()),
+        ("skills.ocr.images=/elsewhere", set()),
+        ("skills.max_general_loss=0.5", set()),
+    ],
+)
+def test_a_skills_fields_change_just_the_stages_that_read_them(override: str, changed: set[str]) -> None:
+    before, after = (
+        fingerprints(defaults("rounds.max=1", "specialists=[ocr]", "skills.ocr.images=/here", *more))
+        for more in ((), (override,))
+    )
+    found = {name for name in after if after[name] != before[name]}
+    if "*-final" in changed:
+        changed = changed - {"*-final"} | {"pretrain-final", "evaluate-final"}
+    assert found == changed
+
+
+def test_finished_conversations_need_no_build() -> None:
+    found = defaults("specialists=[ocr]", "skills.ocr.data=/chat")
+    assert "build-ocr" not in {stage.name for stage in plans.stages(found)}
+    assert named(found, "sft-ocr").corpora == ("ocr.data",)
+    assert named(found, "index").corpora[-1] == "ocr.data"
+    built = defaults("specialists=[ocr]", "skills.ocr.images=/pictures")
+    assert named(built, "build-ocr").corpora == ("ocr.images",)
+    assert named(built, "sft-ocr").inputs == ("build-ocr",)
+
+
+def test_the_best_round_is_read_where_it_matters() -> None:
+    found = defaults("rounds.max=2", "specialists=[ocr]")
+    read = {stage.name: plans.inputs_of(stage, found, 2) for stage in plans.stages(found)}
+    assert read["sft-ocr"] == ("pretrain-2", "build-ocr")
+    assert read["evaluate-ocr"] == ("sft-2", "sft-ocr")
+    assert read["pretrain-final"] == ("recaption-2", "filter-2", "align", "recaption-ocr", "filter-ocr")
+    final = named(found, "pretrain-final")
+    assert plans.inputs_of(final, found, 0) == ("align", "recaption-ocr", "filter-ocr"), "no round was worth it"
+    partly = defaults("rounds.max=2", "rounds.fraction=0.5", "specialists=[ocr]")
+    assert plans.inputs_of(final, partly, 1)[:2] == ("recaption-full", "filter-full")
+    assert plans.inputs_of(named(partly, "recaption-full"), partly, 1) == ("sft-1",)
+    every = defaults("rounds.max=2", "specialists=[ocr]", "pick.by=agreement", "pick.layers=all")
+    assert plans.inputs_of(final, every, 2)[:3] == ("recaption-1", "recaption-2", "filter-2")
+
+
+def test_models_and_layers_of_specialists_have_names() -> None:
+    found = defaults("rounds.max=1", *ALL)
+    models = {stage.name: stage.model for stage in plans.stages(found) if stage.kind in ("sft", "align")}
+    assert models == {
+        **{"align": "base", "sft-0": "vlm-0", "sft-1": "vlm-1", "sft-final": "vlm-final"},
+        **{f"sft-{skill}": skill for skill in ("spatial", "grounding", "ocr")},
+    }
+    assert named(found, "recaption-ocr").layer == "ocr"
+    for layer in ("ocr", "ocr-retry-2", "full", "round-2-retry-1"):
+        assert plans.layer_sealed_by(plans.sealing_stage(layer)) == layer
+    assert plans.trained_by("pretrain-final") == ("vlm-final", "pretrain")
+    assert plans.trained_by("sft-ocr") == ("ocr", "sft")
+    assert plans.trained_by("filter-ocr") is None
+
+
+def test_a_retried_layer_of_a_specialist_is_read_in_its_place() -> None:
+    chosen = defaults("rounds.max=1", "specialists=[ocr]", "layers.ocr=ocr-retry-1")
+    assert named(chosen, "filter-ocr").inputs == ("recaption-ocr-retry-1",)
+    assert "recaption-ocr-retry-1" in named(chosen, "pretrain-final").inputs
+
+
+def test_specialists_learn_from_screened_samples_only() -> None:
+    pretrain = defaults("rounds.max=1", "specialists=[ocr]", *ON)
+    assert "screen" in named(pretrain, "build-ocr").inputs
+    others = ("specialists=[ocr]", "skills.ocr.images=/pictures", "rounds.max=1")
+    assert "screen" not in named(defaults(*others, *ON), "build-ocr").inputs
+    assert "screen" in named(defaults(*others, "screen.heldout=true"), "build-ocr").inputs
+
+
+def test_annotations_of_other_images_tell_nothing_of_the_corpus() -> None:
+    own = ("specialists=[spatial]", "skills.spatial.annotations=/boxes")
+    assert named(defaults(*own), "filter-spatial").reads_boxes
+    assert not named(defaults(*own, "skills.spatial.images=/others"), "filter-spatial").reads_boxes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["specialists=[ocr,ocr]"], "specialists.*names a skill twice"),
+        (["specialists=[chess]"], "specialists"),
+        (["specialists=[spatial]"], r"skills.spatial.annotations.*skills.spatial.detector"),
+        (["specialists=[ocr]", "skills.ocr.prompt_ids=[nope]"], r"skills.ocr.prompt_ids = 'nope'.*recaption.prompts"),
+        (
+            ["specialists=[ocr]", "recaption.prompts.ocr=What does it say?", "skills.ocr.questions=[what does it  say]"],
+            r"skills.ocr.questions.*another list",
+        ),
+        (["specialists=[ocr]", "skills.ocr.questions=['']"], r"skills.ocr.questions"),
+    ],
+)
+def test_specialists_that_cannot_be_are_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        defaults(*overrides)
+
+
+def test_skills_come_back_from_yaml() -> None:
+    found = defaults(*ALL, "skills.ocr.questions=[what?]", "skills.turns=apart")
+    assert from_yaml(to_yaml(found)) == found
