@@ -62,9 +62,19 @@ class Examination:
         try:
             general = evaluate(self.corpus, opened, self.config, self.prompts, NullProgress()) if self.general else None
             skills: dict[str, Scored] = {}
+            caption_prompt = self.prompts.text(self.config.prompt_id)
             for asked in self.skills:
-                words = (asked.prompts, asked.questions, self.config, asked.max_tokens)
-                skills[asked.skill] = evaluate_skill(self.corpus, opened, asked.skill, *words, reader=_reader(asked))
+                skills[asked.skill] = evaluate_skill(
+                    self.corpus,
+                    opened,
+                    asked.skill,
+                    asked.prompts,
+                    asked.questions,
+                    self.config,
+                    asked.max_tokens,
+                    reader=_reader(asked),
+                    caption_prompt=caption_prompt,
+                )
             return general, skills
         finally:
             opened.close()
