@@ -213,7 +213,8 @@ def _final(config: Config, of: Mapping[str, tuple[str, ...]], mixed: Mapping[str
     layers = tuple(name for skill in skills for name in (captions_of(config, skill), f"filter-{skill}"))
     asked = tuple(f"skills.{skill}.questions" for skill in skills)
     scored = tuple(f"skills.{skill}.{name}" for skill in skills for name in ("prompt_ids", "max_tokens"))
-    learned = ("train.pretrain", *mixed["pretrain"], *_FUSED, "skills.turns", "skills.asks_statements", *asked)
+    fused = tuple(f"skills.{name}" for name in ("turns", "asks_statements", "max_length"))
+    learned = ("train.pretrain", *mixed["pretrain"], *_FUSED, *fused, *asked)
     return [
         Stage(
             "pretrain-final",
@@ -265,7 +266,11 @@ def best_layer(config: Config, best: int) -> str:
 
 def settings_of(stage: Stage, config: Config) -> StageConfig:
     """How a training stage trains."""
-    return config.skills.train if stage.specialist else config.train.stage(stage.kind)
+    if stage.specialist:
+        return config.skills.train
+    settings = config.train.stage(stage.kind)
+    longer = config.skills.max_length if stage.is_final and stage.kind == "pretrain" else 0
+    return replace(settings, max_length=longer or settings.max_length)
 
 
 def _captioning(config: Config, suffix: str, k: int | None, captioner: int | None) -> list[Stage]:

@@ -89,8 +89,8 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     sources = [
         run.training_source(source, layers, specialists) for source in stage.corpora or (f"{stage.specialist}.data",)
     ]
-    if stage.specialist:  # it is a training of the kind sft, with settings of its own
-        config = replace(config, train=replace(config.train, sft=config.skills.train))
+    trained = config.train.with_stage(cast(TrainingStage, name), plans.settings_of(stage, config))
+    config = replace(config, train=trained)
     job = TrainingJob(
         model_name=model,
         stage=cast(TrainingStage, name),

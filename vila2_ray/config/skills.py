@@ -64,10 +64,18 @@ class SkillsConfig:
     turns: Literal["joined", "apart"] = "joined"
     """`joined`: alt text, then every specialist's question and answer in one conversation, in shuffled order, as the
     paper has it. `apart`: each an item of its own."""
+    max_length: int = 0
+    """Tokens of a fused conversation in the final pretraining. 0: train.pretrain.max_length."""
     asks_statements: bool = False
     """Also ask for single statements of a specialist's caption (is the cat left of the dog?), both ways round."""
     max_general_loss: float = operational(0.01)
     """How much of rounds.metric the final model may lose and still be promoted."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 0:
+            raise ConfigError(
+                "skills.max_length", self.max_length, "must not be negative; 0: train.pretrain.max_length"
+            )
 
     def of(self, skill: str) -> SkillConfig:
         """Raises ConfigError for a skill that there is not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from vila2_ray.config.corpus import TrainingStage
@@ -140,6 +140,11 @@ class TrainConfig:
         if name not in get_args(TrainingStage):
             raise ConfigError("train stage", name, f"one of {', '.join(get_args(TrainingStage))}")
         return getattr(self, name)
+
+    def with_stage(self, name: TrainingStage, settings: StageConfig) -> TrainConfig:
+        """This, but for one stage."""
+        stages: dict[str, Any] = {name: settings}
+        return replace(self, **stages)
 
     def command_of(self, name: str) -> tuple[str, ...]:
         """The command that trains this stage; empty where we do."""

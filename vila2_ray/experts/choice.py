@@ -19,6 +19,7 @@ from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
     from vila2_ray.experts.annotations import AnnotationFile
     from vila2_ray.experts.detector import Detector
     from vila2_ray.experts.reader import Reader

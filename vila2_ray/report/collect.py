@@ -17,12 +17,15 @@ from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
 from vila2_ray.recipe import to_yaml
+from vila2_ray.report import scorebook
 from vila2_ray.report.data import (
+    FinalModel,
     LayerDrift,
     LayerFacts,
     Promotion,
     ReportData,
     RoundScores,
+    Specialist,
     StageCost,
     TrainedOn,
 )
@@ -42,7 +45,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     layers = {name: campaign.layer(name) for name in campaign.layers()}
     verdicts = {name: campaign.verdicts(name) for name in layers}
     tally = tally_layers(layers, verdicts, corpus, config.seed)
-    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed)
+    skills = set(layers) & set(config.specialists)
+    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, skills)
     scores = [_round(entry) for entry in campaign.scores()]
     metric, decision = _metric(campaign, config)
     evaluated = markers.get("evaluate-0")
@@ -63,6 +67,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         metric=metric,
         decision=decision,
         scores=tuple(scores),
+        specialists=_specialists(campaign),
+        final=_final(campaign),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,
@@ -114,6 +120,32 @@ def _round(entry: dict[str, Any]) -> RoundScores:
         if name not in ("round", "model") and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     return RoundScores(int(entry["round"]), model_label(str(entry["model"])), numbers)
+
+
+def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
+    return tuple(
+        Specialist(
+            skill=found["skill"],
+            metric=found["metric"],
+            generalist=found["generalist_scores"].get(found["metric"]),
+            specialist=found["scores"].get(found["metric"]),
+            beats=found["beats"],
+        )
+        for found in campaign.specialists()
+    )
+
+
+def _final(campaign: Campaign) -> FinalModel | None:
+    """The final model's main scores and those by skill, beside the model that the specialists were finetuned from."""
+    final, beside = campaign.final_scores(), campaign.specialists()
+    if final is None or not beside:
+        return None
+    before = next(scores for scores in campaign.scores() if scores["model"] == beside[0]["beside"])
+    rows = [(name, before[name], final["scores"].get(name)) for name in scorebook.MAIN if name in before]
+    for found in beside:
+        metric, skill = found["metric"], found["skill"]
+        rows.append((metric, found["generalist_scores"].get(metric), final["skills"].get(skill, {}).get(metric)))
+    return FinalModel(model_label(beside[0]["beside"]), tuple(rows))
 
 
 def _metric(campaign: Campaign, config: Config) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vila2_ray.captions.boxes import iou, named_boxes
 from vila2_ray.report.data import DrawnBox, Span, Told
+from vila2_ray.skills.flags import says_no_text
 from vila2_ray.skills.printed import unread_words, words_of
 from vila2_ray.skills.relations import check_statements, parse_statements
 from vila2_ray.skills.things import Annotation, Thing
@@ -72,7 +73,7 @@ def _relations(text: str, known: Annotation | None, names: Iterable[str]) -> tup
 def _words(text: str, known: Annotation) -> tuple[Span, ...]:
     """Of a text that says that there is none, no word is marked."""
     assert known.lines is not None
-    if text == "there is no text.":
+    if says_no_text(text):
         return ()
     unread = set(unread_words(text, known.lines))
     there = {word for line in known.lines for word in words_of(line.text)}

@@ -348,7 +348,10 @@ def test_models_and_layers_of_specialists_have_names() -> None:
     found = defaults("rounds.max=1", *ALL)
     models = {stage.name: stage.model for stage in plans.stages(found) if stage.kind in ("sft", "align")}
     assert models == {
-        **{"align": "base", "sft-0": "vlm-0", "sft-1": "vlm-1", "sft-final": "vlm-final"},
+        "align": "base",
+        "sft-0": "vlm-0",
+        "sft-1": "vlm-1",
+        "sft-final": "vlm-final",
         **{f"sft-{skill}": skill for skill in ("spatial", "grounding", "ocr")},
     }
     assert named(found, "recaption-ocr").layer == "ocr"
@@ -387,7 +390,11 @@ def test_annotations_of_other_images_tell_nothing_of_the_corpus() -> None:
         (["specialists=[spatial]"], r"skills.spatial.annotations.*skills.spatial.detector"),
         (["specialists=[ocr]", "skills.ocr.prompt_ids=[nope]"], r"skills.ocr.prompt_ids = 'nope'.*recaption.prompts"),
         (
-            ["specialists=[ocr]", "recaption.prompts.ocr=What does it say?", "skills.ocr.questions=[what does it  say]"],
+            [
+                "specialists=[ocr]",
+                "recaption.prompts.ocr=What does it say?",
+                "skills.ocr.questions=[what does it  say]",
+            ],
             r"skills.ocr.questions.*another list",
         ),
         (["specialists=[ocr]", "skills.ocr.questions=['']"], r"skills.ocr.questions"),
