@@ -73,11 +73,7 @@ class Examination:
                     self.config,
                     asked.max_tokens,
                     reader=_reader(asked),
-<<<<<<< HEAD
                     caption_prompt=caption_prompt,
-=======
-                    caption_prompt=self.prompts.text(self.config.prompt_id),
->>>>>>> part-ocr
                 )
             return general, skills
         finally:
