@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from vila2_ray.config import SkillConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import ConfigError, CorpusError, StageFailed, own_cause
 from vila2_ray.experts.choice import Expert, ExpertChoice, choose_expert
@@ -52,6 +53,8 @@ class BuildJob:
     seed: int
     out: Store
     """Becomes a folder of Parquet shards, one for each of the corpus, to be trained on as `chat`."""
+    screening: Screening | None = None
+    """Samples that it leaves out are not looked at."""
 
 
 @dataclass
@@ -179,8 +182,9 @@ class _ShardBuilder:
 
     def _write(self, shard: str, most: int) -> ShardCounts:
         self._expert = self._expert or self._choice.open()
-        corpus, out = self._job.corpus, self._job.out
-        return write_shard(corpus, corpus.shard(shard), most, self._expert, self._telling, out)
+        job, ref = self._job, self._job.corpus.shard(shard)
+        screened = job.screening.flags(ref.source, shard) if job.screening is not None else {}
+        return write_shard(job.corpus, ref, most, self._expert, self._telling, job.out, screened)
 
 
 def _run(

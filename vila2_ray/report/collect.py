@@ -45,8 +45,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     layers = {name: campaign.layer(name) for name in campaign.layers()}
     verdicts = {name: campaign.verdicts(name) for name in layers}
     tally = tally_layers(layers, verdicts, corpus, config.seed)
-    skills = set(layers) & set(config.specialists)
-    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, skills)
+    samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, config.specialists)
     scores = [_round(entry) for entry in campaign.scores()]
     metric, decision = _metric(campaign, config)
     evaluated = markers.get("evaluate-0")
@@ -68,7 +67,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         decision=decision,
         scores=tuple(scores),
         specialists=_specialists(campaign),
-        final=_final(campaign),
+        final=_final(campaign, scores, metric),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,
@@ -122,32 +121,6 @@ def _round(entry: dict[str, Any]) -> RoundScores:
     return RoundScores(int(entry["round"]), model_label(str(entry["model"])), numbers)
 
 
-def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
-    return tuple(
-        Specialist(
-            skill=found["skill"],
-            metric=found["metric"],
-            generalist=found["generalist_scores"].get(found["metric"]),
-            specialist=found["scores"].get(found["metric"]),
-            beats=found["beats"],
-        )
-        for found in campaign.specialists()
-    )
-
-
-def _final(campaign: Campaign) -> FinalModel | None:
-    """The final model's main scores and those by skill, beside the model that the specialists were finetuned from."""
-    final, beside = campaign.final_scores(), campaign.specialists()
-    if final is None or not beside:
-        return None
-    before = next(scores for scores in campaign.scores() if scores["model"] == beside[0]["beside"])
-    rows = [(name, before[name], final["scores"].get(name)) for name in scorebook.MAIN if name in before]
-    for found in beside:
-        metric, skill = found["metric"], found["skill"]
-        rows.append((metric, found["generalist_scores"].get(metric), final["skills"].get(skill, {}).get(metric)))
-    return FinalModel(model_label(beside[0]["beside"]), tuple(rows))
-
-
 def _metric(campaign: Campaign, config: Config) -> tuple[str, str]:
     """The score that rounds went by, and the sentence about going on or not; empty where nothing was scored."""
     history = [dict(_round(entry).values) for entry in campaign.scores()]
@@ -170,6 +143,33 @@ def _stages(campaign: Campaign, layers: list[LayerFacts]) -> tuple[StageCost, ..
         seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
         dollars[entry.stage] = dollars.get(entry.stage, 0.0) + entry.dollars
     return tuple(StageCost(stage, seconds[stage], dollars[stage], captions.get(stage, 0)) for stage in seconds)
+
+
+def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
+    found = campaign.specialists()
+    return tuple(
+        Specialist(
+            told["skill"],
+            told["metric"],
+            told["generalist_scores"].get(told["metric"]),
+            told["scores"].get(told["metric"]),
+            told["beats"],
+        )
+        for told in found
+    )
+
+
+def _final(campaign: Campaign, scores: list[RoundScores], metric: str) -> FinalModel | None:
+    """The score that the rounds went by and the main one of each skill: of the best round's model and the final one."""
+    told = campaign.final_scores()
+    best = scorebook.best_round(scores, metric)
+    if told is None or best is None:
+        return None
+    rows = [(metric, best.values.get(metric), told["scores"].get(metric))]
+    for found in campaign.specialists():
+        name, of_final = found["metric"], told["skills"].get(found["skill"], {})
+        rows.append((name, found["generalist_scores"].get(name), of_final.get(name)))
+    return FinalModel(best.model, tuple(rows))
 
 
 def _trained_on(campaign: Campaign) -> tuple[TrainedOn, ...]:

@@ -161,8 +161,8 @@ def test_a_specialist_that_is_no_better_captions_nothing(folder: Path, monkeypat
     assert (told["beats"], told["scores"]) == (False, {"word_accuracy": 0.9})
     assert campaign.final_scores() is None
     assert run(config(folder, *OCR)).ran == []
+    monkeypatch.setattr(runner, "WORK", WORK)
     with pytest.raises(StageFailed, match="no specialist beats the generalist"):
-        monkeypatch.setattr(runner, "WORK", WORK)
         run(config(folder, *OCR), only="pretrain-final")
 
 
@@ -202,7 +202,11 @@ def test_what_gc_keeps_of_specialists(folder: Path, monkeypatch: pytest.MonkeyPa
     built = markers["build-ocr"].fingerprint[:8]
     names = [f"vlm-{k}/{stage}" for k in range(4) for stage in ("pretrain", "sft")]
     names += ["ocr/sft", "vlm-final/pretrain", "vlm-final/sft", "chess/sft"]
-    for name in (*(f"checkpoints/{name}" for name in names), f"conversations/ocr/{built}", "conversations/ocr/0ld0ld00"):
+    for name in (
+        *(f"checkpoints/{name}" for name in names),
+        f"conversations/ocr/{built}",
+        "conversations/ocr/0ld0ld00",
+    ):
         store.write_bytes(f"{name}/file", b"12345")
     gone = {garbage.path for garbage in find_garbage(Campaign(settings.campaign))}
     kept_sft = {f"checkpoints/vlm-{k}/sft" for k in range(4)}
