@@ -220,7 +220,14 @@ def test_what_gc_keeps_of_specialists(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_layer_is_asked_for_in_its_skills_words(tmp_path: Path) -> None:
-    settings = ("specialists=[ocr]", "skills.ocr.max_tokens=9", "recaption.num_variants=3", "rounds.fraction=0.5")
+    worded = ("recaption.prompts.ocr=read!", "skills.ocr.prompt_ids=[ocr,ocr-plain]")
+    settings = (
+        *worded,
+        "specialists=[ocr]",
+        "skills.ocr.max_tokens=9",
+        "recaption.num_variants=3",
+        "rounds.fraction=0.5",
+    )
     begin(tmp_path, "rounds.max=1", *settings)
     work = observe(Campaign(str(tmp_path)))
     stages = {stage.name: stage for stage in plans.stages(work.config)}
@@ -231,7 +238,7 @@ def test_a_layer_is_asked_for_in_its_skills_words(tmp_path: Path) -> None:
         9,
     )
     assert (read.plan_key, read.fraction) == ("0:ocr", 1.0)
-    assert read.prompts.text("ocr").startswith("Write down the text")
+    assert read.prompts.text("ocr") == "read!"
     assert described.config == work.config.recaption
     assert (described.plan_key, described.fraction) == ("0:round-1", 0.5)
 
