@@ -49,10 +49,16 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str) -> Config:
-    """A configuration that `to_yaml` wrote."""
+    """A configuration that `to_yaml` wrote. Raises ConfigError for a field that this version does not know."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    except OmegaConfBaseException as error:
+        problem = (error.msg or str(error)).splitlines()[0]
+        remedy = "another version wrote it; the next vila2 run with this version writes it anew"
+        raise ConfigError("campaign.yaml", error.full_key or str(error.key), f"{problem}: {remedy}") from error
     assert isinstance(config, Config)
     return config
 

@@ -91,3 +91,9 @@ def test_operational_fields_stay_out_of_fingerprints() -> None:
     assert not names & set(operational)
     assert not [n for n in names if n.startswith(("prices", "rates", "recaption.engine"))]
     assert not [n for n in names if n.endswith("micro_batch_size")]
+
+
+def test_a_configuration_of_another_version_is_refused_by_name() -> None:
+    text = to_yaml(load_config("tiny")).replace("  range_rows:", "  rows_of_old: 3\n  range_rows:")
+    with pytest.raises(ConfigError, match=r"campaign.yaml = 'recaption.rows_of_old'.*another version"):
+        from_yaml(text)
