@@ -34,10 +34,10 @@ TRANSCRIPTS = Path(__file__).parents[1] / "tests" / "transcripts"
 PICTURES = Path(skimage.data.__file__).parent
 HANDWRITING = "text.png"
 """Formulas: neither without text nor print."""
-WORDS = (
+TEXT = (
     "fresh bread every morning and coffee all day long for everybody here to take along or eat in our garden behind "
     "the old mill by the river open from monday till friday closed on sundays please ring the bell"
-).split()
+)
 VARIANTS = ("product", "no enlargement", "orientation classifier")
 MAX_PIXELS = 50_000_000
 
@@ -77,11 +77,11 @@ def real() -> dict[str, list[Picture]]:
 
 def page(size: int, seed: int) -> Picture:
     """Twelve rows in letters of `size` points; capitals are two thirds of it high, in pixels."""
-    rng, font, rows = random.Random(seed), ImageFont.load_default(size), []
+    rng, font, words, rows = random.Random(seed), ImageFont.load_default(size), TEXT.split(), []
     image = Image.new("RGB", (500, round(12 * size * 1.6) + 20), (245, 245, 240))
     for number in range(12):
-        row = rng.choice(WORDS)
-        while font.getlength(longer := f"{row} {rng.choice(WORDS)}") < 470:
+        row = rng.choice(words)
+        while font.getlength(longer := f"{row} {rng.choice(words)}") < 470:
             row = longer
         ImageDraw.Draw(image).text((12, 10 + round(number * size * 1.6)), row, (40, 40, 40), font)
         rows.append(row)
