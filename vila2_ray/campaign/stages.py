@@ -68,6 +68,7 @@ def _build(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         questions=config.skills.questions(skill),
         seed=config.seed,
         out=built.shards,
+        screening=run.screening(source),
     )
     summary = build_conversations(job, run.progress)
     return Done(summary.digest, asdict(summary), summary.seconds)

@@ -20,6 +20,7 @@ from typing import Any
 
 from vila2_ray.config import SkillConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import ConfigError, CorpusError, StageFailed, own_cause
 from vila2_ray.experts.choice import ExpertChoice, choose_expert
@@ -46,6 +47,8 @@ class BuildJob:
     seed: int
     out: Store
     """Becomes a folder of Parquet shards, one for each of the corpus, to be trained on as `chat`."""
+    screening: Screening | None = None
+    """Samples that it leaves out are not looked at."""
 
 
 @dataclass
@@ -165,9 +168,9 @@ class _ShardBuilder:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         job, shard = self._job, str(row["shard"])
-        counts = write_shard(
-            job.corpus, job.corpus.shard(shard), int(row["most"]), self._expert, self._telling, job.out
-        )
+        ref = job.corpus.shard(shard)
+        screened = job.screening.flags(ref.source, shard) if job.screening is not None else {}
+        counts = write_shard(job.corpus, ref, int(row["most"]), self._expert, self._telling, job.out, screened)
         return {"shard": shard, "counts": json.dumps(asdict(counts))}
 
 
