@@ -127,12 +127,14 @@ def write_shard(
         with pq.ParquetWriter(Path(scratch, file_name(ref)), ROW, compression="zstd") as file:
             for samples, images in _decoded(corpus, ref, rows_wanted, told, counts):
                 rows = []
-                for sample, annotation in zip(samples, expert.annotate(samples, images), strict=True):
-                    said = telling.conversation(annotation, sample.sample_id) if annotation is not None else []
-                    if annotation is None or not said:
-                        told[NO_ANNOTATION if annotation is None else NOTHING_TO_LEARN] += 1
+                for sample, found in zip(samples, expert.annotate(samples, images), strict=True):
+                    if not isinstance(found, Annotation):
+                        told[NO_ANNOTATION if found is None else found.reason.value] += 1
                         continue
-                    row = _row(sample, annotation, said, telling)
+                    if not (said := telling.conversation(found, sample.sample_id)):
+                        told[NOTHING_TO_LEARN] += 1
+                        continue
+                    row = _row(sample, found, said, telling)
                     rows.append(row)
                     counts.num_turns += len(said)
                     shown = hashlib.sha256(sample.image or b"").hexdigest()
