@@ -43,6 +43,7 @@ def overrides(campaign: Path, *more: str) -> list[str]:
         "recaption.engine.batch_size=16",
         "evaluate.max_tokens=24",
         "rounds.max=1",
+        "specialists=[]",
         *more,
     ]
 

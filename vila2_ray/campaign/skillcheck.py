@@ -59,7 +59,8 @@ class SkillCheck:
                 except SampleError:
                     continue  # it could be decoded when it was captioned, and no longer can
             found = expert.annotate([sample for sample, _ in pairs], [image for _, image in pairs])
-            yield from ((sample.row, annotation) for (sample, _), annotation in zip(pairs, found, strict=True))
+            for (sample, _), seen in zip(pairs, found, strict=True):
+                yield sample.row, seen if isinstance(seen, Annotation) else None
 
 
 def open_check(config: Config, skill: SkillName) -> SkillCheck:

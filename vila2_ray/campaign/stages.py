@@ -33,7 +33,7 @@ def _index(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
     started, digest, counts = time.monotonic(), hashlib.sha256(), {}
     for source in stage.corpora:
-        if not run.config.corpus.uri(source):
+        if not run.config.corpus_uri(source):
             continue
         corpus = run.corpus(source)
         summary = build_index(corpus.shards, corpus.columns, corpus.index_store, run.progress, ray_map)
@@ -68,6 +68,7 @@ def _build(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         questions=config.skills.questions(skill),
         seed=config.seed,
         out=built.shards,
+        screening=run.screening(source),
     )
     summary = build_conversations(job, run.progress)
     return Done(summary.digest, asdict(summary), summary.seconds)

@@ -134,9 +134,11 @@ class Run:
         """`boxes` → digest of a skill's annotations or detector; of the OCR engine only its version is known, and
         that is recorded, not hashed.
         """
+        if skill == "ocr":
+            return {}
         from vila2_ray.experts.choice import choose_expert
 
-        return {"boxes": choose_expert(skill, self.config.skills.of(skill)).version} if skill != "ocr" else {}
+        return {"boxes": choose_expert(skill, self.config.skills.of(skill)).version}
 
     def captions(self, layer: str) -> Layer:
         """A finished layer, or the retried one that the configuration puts in its place."""

@@ -131,10 +131,10 @@ def _caption_requests(
         for sample in corpus.read(shard, rows, truth=True):
             try:
                 image = corpus.decode(sample)
+                truth = _truth(skill, sample, image, reader)
             except SampleError as problem:
                 missing[problem.reason.value] += 1
                 continue
-            truth = _truth(skill, sample, image, reader)
             if truth is None:
                 missing["no truth"] += 1
                 continue
@@ -148,7 +148,7 @@ def _caption_requests(
 
 
 def _truth(skill: SkillName, sample: Sample, image: Image, reader: Reader | None) -> Annotation | None:
-    """What the skill is scored by; None where that is not known."""
+    """What the skill is scored by; None where that is not known. Raises SampleError where the reader fails."""
     try:
         found = Annotation.from_truth(sample.truth) if sample.truth else Annotation()
     except (KeyError, TypeError):  # a corpus may keep other things by the name of truth

@@ -12,20 +12,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pickle
 import time
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from vila2_ray.config import SkillConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import ConfigError, CorpusError, StageFailed, own_cause
-from vila2_ray.experts.choice import ExpertChoice, choose_expert
+from vila2_ray.experts.choice import Expert, ExpertChoice, choose_expert
 from vila2_ray.experts.conversations import ShardCounts, Telling, file_name, read_counts, write_shard
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
+
+if TYPE_CHECKING:
+    from ray.data import DataContext, Dataset
 
 SETTINGS = "build.json"
 _PASSES = 3
@@ -46,6 +53,8 @@ class BuildJob:
     seed: int
     out: Store
     """Becomes a folder of Parquet shards, one for each of the corpus, to be trained on as `chat`."""
+    screening: Screening | None = None
+    """Samples that it leaves out are not looked at."""
 
 
 @dataclass
@@ -157,54 +166,82 @@ def _check_settings(job: BuildJob, telling: Telling) -> None:
 
 
 class _ShardBuilder:
-    """The actor: an expert that goes through shard after shard."""
+    """The actor: an expert, opened once, that goes through shard after shard. An error comes back as a value."""
 
     def __init__(self, job: BuildJob, choice: ExpertChoice, telling: Telling) -> None:
-        self._job, self._telling = job, telling
-        self._expert = choice.open()
+        self._job, self._choice, self._telling = job, choice, telling
+        self._expert: Expert | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        job, shard = self._job, str(row["shard"])
-        counts = write_shard(
-            job.corpus, job.corpus.shard(shard), int(row["most"]), self._expert, self._telling, job.out
-        )
-        return {"shard": shard, "counts": json.dumps(asdict(counts))}
+        shard = str(row["shard"])
+        try:
+            return {"shard": shard, "counts": json.dumps(asdict(self._write(shard, int(row["most"])))), "error": b""}
+        except Exception as error:  # only a process that dies is tried again
+            told = f"build-{self._job.skill}, {shard}: met an error that it does not know:\n{traceback.format_exc()}"
+            return {"shard": shard, "counts": "", "error": pickle.dumps(own_cause(error) or StageFailed(told))}
+
+    def _write(self, shard: str, most: int) -> ShardCounts:
+        self._expert = self._expert or self._choice.open()
+        job, ref = self._job, self._job.corpus.shard(shard)
+        screened = job.screening.flags(ref.source, shard) if job.screening is not None else {}
+        return write_shard(job.corpus, ref, most, self._expert, self._telling, job.out, screened)
 
 
 def _run(
     job: BuildJob, choice: ExpertChoice, telling: Telling, missing: Sequence[ShardRef], most: dict[str, int]
 ) -> Iterator[tuple[str, ShardCounts]]:
-    """Counts of each shard as it is finished, none for one whose actor died. Raises what an actor raised."""
+    """Counts of each shard as it is finished, none for one whose actor died. Raises what an actor met."""
     import ray
-    import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
+
+    with warnings.catch_warnings():
+        # Ray 2.60 wants named parameters, but has none for restarts; and copying its context warns of old fields
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = _context(len(missing))
+        with context.current(context):
+            dataset = _dataset(job, choice, telling, missing, most)
+    try:
+        with context.current(context):
+            for row in dataset.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+                yield row["shard"], ShardCounts(**json.loads(row["counts"]))
+    except ray.exceptions.RayError as error:
+        told = f"build-{job.skill}: Ray gave up ({type(error).__name__}). Finished shards are kept; run it again"
+        raise own_cause(error) or StageFailed(told) from error
+
+
+def _context(max_errored_blocks: int) -> DataContext:
+    """Ray Data's settings for one job: quiet, a block per shard, and an end to every retry."""
+    from ray.data import DataContext
 
     for logger in ("ray.data", "ray.anyscale.data"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # else only the text of an error comes back, not its type
-    context.max_errored_blocks = len(missing)  # a shard whose actor died is seen by its absence
+    context.max_errored_blocks = max_errored_blocks  # a shard whose actor died is seen by its absence
+    return context
+
+
+def _dataset(
+    job: BuildJob, choice: ExpertChoice, telling: Telling, missing: Sequence[ShardRef], most: dict[str, int]
+) -> Dataset:
+    """A row of counts, or an error, for each shard."""
+    import ray
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
     cluster = ray.cluster_resources()
     gpus = 1 if choice.needs_gpu and cluster.get("GPU", 0) >= 1 else 0
     pool = max(1, min(len(missing), int(cluster.get("GPU" if gpus else "CPU", 1))))
-    part = BuildJob(**{**vars(job), "corpus": job.corpus.part(missing)})
-    with DataContext.current(context):
-        dataset = ray.data.from_items(
-            [{"shard": ref.shard, "most": most[ref.shard]} for ref in missing], override_num_blocks=len(missing)
-        ).map(
-            _ShardBuilder,
-            fn_constructor_args=(part, choice, telling),
-            compute=ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=1),
-            num_cpus=1,
-            num_gpus=gpus or None,
-            max_restarts=2,
-            max_task_retries=0,
-        )
-        try:
-            for row in dataset.iter_rows():
-                yield row["shard"], ShardCounts(**json.loads(row["counts"]))
-        except ray.exceptions.RayError as error:
-            told = f"build-{job.skill}: met an error that it does not know:\n{error}"
-            raise own_cause(error) or StageFailed(told) from error
+    part = replace(job, corpus=job.corpus.part(missing))
+    rows = [{"shard": ref.shard, "most": most[ref.shard]} for ref in missing]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _ShardBuilder,
+        fn_constructor_args=(part, choice, telling),
+        compute=ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=1),
+        num_cpus=1,
+        num_gpus=gpus or None,
+        max_restarts=2,
+        max_task_retries=0,
+    )

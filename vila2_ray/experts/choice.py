@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vila2_ray.config import SkillConfig, SkillName
 from vila2_ray.corpus.samples import Sample
-from vila2_ray.errors import ConfigError
+from vila2_ray.errors import ConfigError, SampleError
 from vila2_ray.globs import glob_all
 from vila2_ray.skills.things import Annotation
 from vila2_ray.storage import Store
@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from vila2_ray.experts.reader import Reader
 
 
+OCR_ENGINE = "rapidocr"
+Found = Annotation | SampleError | None
+"""What an expert saw in an image, what went wrong with that image, or None: it knows nothing of it."""
+
+
 class Expert(Protocol):
     """Annotates images."""
 
-    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Annotation | None]:
-        """One annotation for each sample with its RGB image, in order; None where nothing is known of it."""
+    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Found]:
+        """One for each sample with its RGB image, in order."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def choose_expert(skill: SkillName, settings: SkillConfig) -> ExpertChoice:
     Raises ConfigError where neither is named, CorpusError and CheckpointError where it is not there.
     """
     if skill == "ocr":
-        return ExpertChoice(skill, settings, "rapidocr", importlib.metadata.version("rapidocr"))
+        return ExpertChoice(skill, settings, OCR_ENGINE, _ocr_version())
     if settings.annotations:
         stamps = glob_all([settings.annotations])
         # of the stamp only the size: copying changes its times
@@ -85,14 +90,28 @@ def choose_expert(skill: SkillName, settings: SkillConfig) -> ExpertChoice:
     raise ConfigError(f"{field}.annotations", "", remedy)
 
 
+def _ocr_version() -> str:
+    try:
+        return importlib.metadata.version(OCR_ENGINE)
+    except importlib.metadata.PackageNotFoundError as error:
+        remedy = "the OCR engine is not installed: pip install 'vila2-ray[ocr]'"
+        raise ConfigError("skill", "ocr", remedy) from error
+
+
 class _Reading:
     """Printed lines, by the OCR engine."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Annotation | None]:
-        return [Annotation(lines=self._reader.read(image)) for image in images]
+    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Found]:
+        return [self._read(image) for image in images]
+
+    def _read(self, image: Image) -> Found:
+        try:
+            return Annotation(lines=self._reader.read(image))
+        except SampleError as problem:
+            return problem
 
 
 class _Annotated:
@@ -101,7 +120,7 @@ class _Annotated:
     def __init__(self, file: AnnotationFile, min_score: float) -> None:
         self._file, self._min_score = file, min_score
 
-    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Annotation | None]:
+    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Found]:
         return [self._sure(self._file.of(sample)) for sample in samples]
 
     def _sure(self, found: Annotation | None) -> Annotation | None:
@@ -116,5 +135,5 @@ class _Detecting:
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
 
-    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Annotation | None]:
+    def annotate(self, samples: Sequence[Sample], images: Sequence[Image]) -> list[Found]:
         return [Annotation(things=things) for things in self._detector.detect(list(images))]

@@ -12,7 +12,7 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -107,25 +107,34 @@ class ShardCounts:
 
 
 def write_shard(
-    corpus: Corpus, ref: ShardRef, most: int | None, expert: Expert, telling: Telling, out: Store
+    corpus: Corpus,
+    ref: ShardRef,
+    most: int | None,
+    expert: Expert,
+    telling: Telling,
+    out: Store,
+    screened: Collection[int] = (),
 ) -> ShardCounts:
     """Write `<shard>.parquet` (ROW) to `out`, whole or not at all.
 
-    `most`: so many images, drawn by a hash; None: all. Raises CorpusError or StorageError where the shard cannot be
-    read, and what the expert raises.
+    `most`: so many images, drawn by a hash; None: all. Rows in `screened` are not looked at. Raises CorpusError or
+    StorageError where the shard cannot be read, and what the expert raises.
     """
     told = Counter[str]()
+    rows_wanted = [row for row in chosen_rows(corpus, ref, most, telling) if row not in screened]
     counts, digest = ShardCounts(), hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="vila2-build-") as scratch:
         with pq.ParquetWriter(Path(scratch, file_name(ref)), ROW, compression="zstd") as file:
-            for samples, images in _decoded(corpus, ref, chosen_rows(corpus, ref, most, telling), told, counts):
+            for samples, images in _decoded(corpus, ref, rows_wanted, told, counts):
                 rows = []
-                for sample, annotation in zip(samples, expert.annotate(samples, images), strict=True):
-                    said = telling.conversation(annotation, sample.sample_id) if annotation is not None else []
-                    if annotation is None or not said:
-                        told[NO_ANNOTATION if annotation is None else NOTHING_TO_LEARN] += 1
+                for sample, found in zip(samples, expert.annotate(samples, images), strict=True):
+                    if not isinstance(found, Annotation):
+                        told[NO_ANNOTATION if found is None else found.reason.value] += 1
                         continue
-                    row = _row(sample, annotation, said, telling)
+                    if not (said := telling.conversation(found, sample.sample_id)):
+                        told[NOTHING_TO_LEARN] += 1
+                        continue
+                    row = _row(sample, found, said, telling)
                     rows.append(row)
                     counts.num_turns += len(said)
                     shown = hashlib.sha256(sample.image or b"").hexdigest()

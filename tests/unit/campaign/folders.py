@@ -13,7 +13,7 @@ from vila2_ray.storage import Store
 
 def begin(folder: Path, *overrides: str) -> Config:
     """Write the configuration of a campaign; overriding an earlier one's."""
-    config = load_config("tiny", [f"campaign={folder}", *overrides])
+    config = load_config("tiny", [f"campaign={folder}", "specialists=[]", *overrides])
     Store(folder).write_text("campaign.yaml", to_yaml(config))
     return config
 

@@ -16,7 +16,7 @@ NOTHING = ["corpus.pretrain=", "corpus.sft=", "corpus.heldout="]
 
 
 def rows(tmp_path: Path, *settings: str, recipe: str = "tiny") -> dict[str, EstimateRow]:
-    config = load_config(recipe, [f"campaign={tmp_path / 'campaign'}", "rounds.max=0", *settings])
+    config = load_config(recipe, [f"campaign={tmp_path / 'campaign'}", "rounds.max=0", "specialists=[]", *settings])
     return {row.stage: row for row in estimate(config)}
 
 
@@ -56,7 +56,7 @@ def test_what_is_not_known_is_not_guessed(tmp_path: Path) -> None:
 
 
 def test_the_architecture_is_the_base_folders_where_there_is_one(tmp_path: Path) -> None:
-    tiny = load_config("tiny", NOTHING)
+    tiny = load_config("tiny", [*NOTHING, "specialists=[]"])
     architecture = read_architecture(tiny)
     assert architecture is not None
     assert architecture.image_tokens == 16

@@ -6,7 +6,7 @@ from vila2_ray.recipe import from_yaml, load_config, to_yaml
 
 
 def config(*overrides: str):
-    return load_config("tiny", list(overrides))
+    return load_config("tiny", ["specialists=[]", *overrides])
 
 
 def named(configuration, name: str) -> plans.Stage:
@@ -390,11 +390,7 @@ def test_annotations_of_other_images_tell_nothing_of_the_corpus() -> None:
         (["specialists=[spatial]"], r"skills.spatial.annotations.*skills.spatial.detector"),
         (["specialists=[ocr]", "skills.ocr.prompt_ids=[nope]"], r"skills.ocr.prompt_ids = 'nope'.*recaption.prompts"),
         (
-            [
-                "specialists=[ocr]",
-                "recaption.prompts.ocr=What does it say?",
-                "skills.ocr.questions=[what does it  say]",
-            ],
+            ["specialists=[ocr]", "recaption.prompts.ocr=What is it?", "skills.ocr.questions=[what is  it]"],
             r"skills.ocr.questions.*another list",
         ),
         (["specialists=[ocr]", "skills.ocr.questions=['']"], r"skills.ocr.questions"),

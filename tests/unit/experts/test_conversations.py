@@ -14,6 +14,8 @@ from tests.unit.experts.annotated import CAT_AND_DOG, NOTHING, open_corpus, squa
 from vila2_ray.captions.boxes import Box
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.samples import Sample
+from vila2_ray.errors import Reason, SampleError
+from vila2_ray.experts.choice import Found
 from vila2_ray.experts.conversations import ROW, Telling, chosen_rows, read_counts, write_shard
 from vila2_ray.skills.things import Annotation, Line
 from vila2_ray.storage import Store
@@ -25,10 +27,10 @@ TELLING = Telling("grounding", ("box all.",), ("where is all?",), 0, "an annotat
 class Known:
     """Knows samples by their ids."""
 
-    def __init__(self, annotations: dict[str, Annotation]) -> None:
+    def __init__(self, annotations: dict[str, Found]) -> None:
         self.annotations, self.given = annotations, []
 
-    def annotate(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Annotation | None]:
+    def annotate(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Found]:
         assert all(image.mode == "RGB" for image in images)
         self.given.append(len(samples))
         return [self.annotations.get(sample.sample_id) for sample in samples]
@@ -68,12 +70,16 @@ def test_what_is_left_out_is_counted_by_its_reason(corpus: Corpus, tmp_path: Pat
     expert = everything(corpus)
     del expert.annotations["00000/0010"]
     expert.annotations["00000/0011"] = NOTHING
+    expert.annotations["00000/0012"] = SampleError(Reason.ENGINE_ERROR, "OCR: odd")
     out = Store(tmp_path / "out")
     counts = write_shard(corpus, corpus.shards[0], None, expert, TELLING, out)
-    assert counts.left_out == {"image_type": 1, "image_unreadable": 1, "no_annotation": 1, "nothing_to_learn": 1}
-    assert (counts.num_images, counts.num_samples) == (40, 36)
+    found = counts.left_out
+    assert found == dict.fromkeys(
+        ("engine_error", "image_type", "image_unreadable", "no_annotation", "nothing_to_learn"), 1
+    )
+    assert (counts.num_images, counts.num_samples) == (40, 35)
     keys = out.read_table("00000.parquet")["key"].to_pylist()
-    assert keys == [f"{row:04}" for row in range(40) if row not in (3, 4, 10, 11)]
+    assert keys == [f"{row:04}" for row in range(40) if row not in (3, 4, 10, 11, 12)]
     assert counts.num_turns == sum(len(c) // 2 for c in out.read_table("00000.parquet")["conversations"].to_pylist())
     assert read_counts(out, corpus.shards[0]) == counts
     assert max(expert.given) <= 16, "memory holds a batch, not a shard"

@@ -22,7 +22,7 @@ from vila2_ray.campaign.state import Marker, write_marker
 from vila2_ray.config import Config
 from vila2_ray.recipe import load_config, to_yaml
 from vila2_ray.report.collect import collect
-from vila2_ray.report.data import Span
+from vila2_ray.report.data import FinalModel, Span, Specialist
 from vila2_ray.report.draw import draw_keys
 from vila2_ray.report.tally import Tally, spread
 from vila2_ray.schema import CAPTION, VERDICT
@@ -77,10 +77,13 @@ def mark(store: Store, config: Config, **summaries: dict) -> None:
             write_marker(store, Marker(stage.name, "f" * 64, {}, inputs, "d" * 64, 1, summary=summaries[name]))
 
 
-def make_campaign(tmp_path: Path, *, num_rounds: int = 2, truth: bool = True, scored: bool = True) -> Campaign:
+def make_campaign(
+    tmp_path: Path, *, num_rounds: int = 2, truth: bool = True, scored: bool = True, skills: str = "[]"
+) -> Campaign:
     write_shards(tmp_path / "shards", truth=truth)
     uri = str(tmp_path / "run")
-    config = load_config("tiny", [f"campaign={uri}", f"corpus.pretrain={tmp_path / 'shards'}", "rounds.max=3"])
+    settings = [f"campaign={uri}", f"corpus.pretrain={tmp_path / 'shards'}", "rounds.max=3", f"specialists={skills}"]
+    config = load_config("tiny", settings)
     store = Store(uri)
     store.write_text("campaign.yaml", to_yaml(config))
     mark(store, config, index={"pretrain": {"samples": 2 * ROWS, "shards": 2}}, align={})
@@ -123,6 +126,22 @@ def test_a_campaign_is_collected_whole(tmp_path: Path) -> None:
     assert [(p.model, p.is_current) for p in data.promotions] == [("VLM_1", False), ("VLM_2", True)]
     assert ("base weights", "b" * 64) in data.provenance
     assert data.notes == ()
+
+
+def test_specialists_stand_beside_the_generalist(tmp_path: Path) -> None:
+    campaign = make_campaign(tmp_path, skills="[ocr]")
+    store, config = campaign.store, campaign.config
+    assert (collect(campaign).specialists, collect(campaign).final) == ((), None)
+    scores = {"skill": {"word_accuracy": 0.9}, "generalist": {"word_accuracy": 0.4}, "scores": {}, "model": "ocr"}
+    scores |= {"metric": "word_accuracy", "beats": True, "reason": "it is", "beside": "vlm-2"}
+    mark(store, config, evaluate_ocr=scores, recaption_ocr={}, filter_ocr={})
+    Layout(store).layer("ocr", "f" * 64).write("pretrain", "00000", CAPTION.empty_table())
+    final = {"scores": {"object_place_f1": 0.6}, "skills": {"ocr": {"word_accuracy": 0.8}}, "source": "heldout"}
+    mark(store, config, evaluate_final=final)
+    data = collect(campaign)
+    assert data.specialists == (Specialist("ocr", "word_accuracy", 0.4, 0.9, True),)
+    assert data.final == FinalModel("VLM_2", (("object_place_f1", 0.5, 0.6), ("word_accuracy", 0.4, 0.8)))
+    assert [layer.name for layer in data.layers] == ["round-1", "round-2", "ocr"]
 
 
 def test_samples_hold_what_was_written_about_them(tmp_path: Path) -> None:

@@ -96,6 +96,56 @@ def test_pretrain_concatenates_or_asks_as_configured(corpus: Corpus, tmp_path: P
     assert make(corpus, "pretrain", [], fuse__rule="mixed")[0] == [("caption", "a picture of thing 0 0")]
 
 
+def said(corpus: Corpus, folder: Path, *overrides: str, flagged: tuple[int, ...] = ()) -> list[list[tuple[str, ...]]]:
+    """Items of the first shard's samples with two specialists' layers; the second one's captions are one word each."""
+    spatial = layer(folder / "spatial", [{"text": f"the cat is left of the dog. {row}"} for row in range(6)])
+    rows: list[dict[str, Any]] = [{"text": f"STOP{row}"} for row in range(6)]
+    rows[1] = {"status": "failed", "text": None, "error": Reason.ENGINE_ERROR.value}
+    read = layer(folder / "ocr", rows, flagged)
+    config = load_config("", ["fuse.rule=mixed", *overrides])
+    general = [layer(folder / "general", [{}] * 6)]
+    items = StageItems(corpus, general, config, "pretrain", specialists=[("spatial", *spatial), ("ocr", *read)])
+    return list(texts(list(items.of_shard(corpus.shards[0]))).values())
+
+
+def test_specialists_answer_questions_after_the_alt_text(corpus: Corpus, tmp_path: Path) -> None:
+    found = said(corpus, tmp_path, flagged=(2,))
+    skills = load_config("", []).skills
+    spoken = [{"the cat is left of the dog. 0", "STOP0"}, {"the cat is left of the dog. 1"}]
+    for row, (first, second) in enumerate(found):
+        assert first[0] == f"a picture of thing 0 {row}"
+        assert second == (f"caption {row}.",)
+        assert len(first) == (3 if row in (1, 2) else 5), "a flagged and a failed caption are no answer"
+        pairs = dict(zip(first[2::2], first[1::2], strict=True))
+        for answer, question in pairs.items():
+            assert question in skills.questions("ocr" if answer.startswith("STOP") else "spatial")
+        if row < 2:
+            assert set(pairs) == spoken[row]
+    firsts = {first[2].startswith("STOP") for first, _ in found if len(first) == 5}
+    assert firsts == {True, False}, "turns are shuffled"
+    assert said(corpus, tmp_path, flagged=(2,)) == found, "the same on every machine"
+    assert said(corpus, tmp_path, "seed=5", flagged=(2,)) != found
+
+
+def test_turns_can_be_items_of_their_own(corpus: Corpus, tmp_path: Path) -> None:
+    for row, items in enumerate(said(corpus, tmp_path, "skills.turns=apart", "fuse.prompted=true")):
+        lengths = [len(item) for item in items]
+        assert lengths == [2] * (3 if row == 1 else 4)
+        assert items[0][1] == f"a picture of thing 0 {row}"
+
+
+def test_a_job_is_other_work_once_specialists_teach_it(tmp_path: Path) -> None:
+    job = small.job(tmp_path, "pretrain")
+    before = job.plan_key()
+    made, judged = layer(tmp_path, [{}] * 6)
+    job.specialists = [("ocr", made, judged)]
+    with_ocr = job.plan_key()
+    assert with_ocr != before
+    assert job.sources[0].specialists == job.specialists
+    job.config = load_config("tiny", ["train.pretrain.batch_size=4", "train.autocast=float32", "skills.turns=apart"])
+    assert job.plan_key() not in (before, with_ocr)
+
+
 def sample(conversations: Any, problem: Reason | None = None) -> Sample:
     said = SampleError(problem, "") if problem else None
     return Sample("sft", "0", 3, "3", None, "", {"conversations": conversations}, problem=said)

@@ -57,7 +57,7 @@ def write_corpus(
     shard_size: int = 250,
     sft: int = 32,
     heldout: int = 500,
-    experts: int = 1500,
+    experts: int = 6000,
     seed: int = 0,
     processes: int | None = None,
 ) -> dict[str, int]:
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard-size", type=int, default=250)
     parser.add_argument("--sft", type=int, default=32, help="instruction samples")
     parser.add_argument("--heldout", type=int, default=500, help="samples that are only scored")
-    parser.add_argument("--experts", type=int, default=1500, help="samples that specialists are finetuned on")
+    parser.add_argument("--experts", type=int, default=6000, help="samples that specialists are finetuned on")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(arguments))
     try:
