@@ -72,7 +72,12 @@ def test_the_architecture_is_the_base_folders_where_there_is_one(tmp_path: Path)
 def test_specialists_have_rows_of_their_own(tmp_path: Path) -> None:
     pairs, chat = small.write_shards(tmp_path / "pairs"), small.write_shards(tmp_path / "chat", sft=True)
     settings = [f"corpus.pretrain={pairs}", f"corpus.sft={chat}", f"corpus.heldout={pairs}", "fuse.rule=concat"]
-    settings += ["specialists=[ocr,spatial]", f"skills.spatial.data={chat}", "skills.ocr.images="]
+    settings += [
+        "specialists=[ocr,spatial]",
+        f"skills.spatial.data={chat}",
+        "skills.ocr.images=",
+        "skills.spatial.images=/unread",
+    ]
     settings += ["skills.ocr.max_samples=5", "skills.train.num_epochs=2", "skills.ocr.max_tokens=9"]
     settings += ["skills.train.batch_size=5", "train.pretrain.num_epochs=1"]
     found = rows(tmp_path, *settings)
