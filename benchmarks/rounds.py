@@ -19,29 +19,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from trials.models import Models, Scores, processor, spread, tiny_config
 
-from vila2_ray.campaign import Campaign
 from vila2_ray.campaign.runner import run
-from vila2_ray.campaign.stages import score_checkpoint
-from vila2_ray.captions.prompts import Prompts
-from vila2_ray.config import Config
+from vila2_ray.config import Config, StageConfig
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.progress import LineProgress
-from vila2_ray.recipe import load_config
-from vila2_ray.recipes.tiny.corpus import write_corpus
 from vila2_ray.recipes.tiny.world import careful_caption
 from vila2_ray.schema import CAPTION, Status
 from vila2_ray.storage import Store
-from vila2_ray.train.trainer import TrainingJob, train_in_process
 
 F1, HALLUCINATION = "object_place_f1", "hallucination_rate"
 SHOWN = (
@@ -54,7 +46,6 @@ SHOWN = (
     "vqa_accuracy",
     "words_per_caption",
 )
-Scores = dict[str, float]
 
 
 def one_seed(seed: int, work: Path, num_sft: int, overrides: list[str]) -> dict[str, Any]:
@@ -62,10 +53,7 @@ def one_seed(seed: int, work: Path, num_sft: int, overrides: list[str]) -> dict[
     result = work / f"seed-{seed}.json"
     if result.is_file():
         return json.loads(result.read_text())
-    corpus = work / f"corpus-{seed}"
-    write_corpus(corpus, sft=num_sft, seed=seed, processes=1)
-    paths = [f"corpus.{source}={corpus}/{source}" for source in ("pretrain", "sft", "heldout")]
-    config = load_config("tiny", [f"campaign={work}/campaign-{seed}", f"seed={seed}", *paths, *overrides])
+    config = tiny_config(seed, work, ["specialists=[]", *overrides], sft=num_sft)
     outcome = run(config, progress=LineProgress(every_seconds=20))
     rounds = outcome.scores
     best = max(range(len(rounds)), key=lambda k: rounds[k][F1])
@@ -87,11 +75,9 @@ class Controls:
     """Trains what the rounds are compared with, from the campaign's own aligned base."""
 
     def __init__(self, config: Config, best: int, work: Path) -> None:
-        self._config, self._campaign = config, Campaign(config.campaign)
-        self._markers = self._campaign.markers()
-        self._work = Store(str(work / f"controls-{config.seed}"))
+        self._models = Models(config, Store(str(work / f"controls-{config.seed}")))
         later = range(1, max(best, 1) + 1)
-        self.extra_tokens = sum(self._tokens(f"{kind}-{k}") for kind in ("pretrain", "sft") for k in later)
+        self.extra_tokens = sum(self._models.tokens(f"{kind}-{k}") for kind in ("pretrain", "sft") for k in later)
 
     def alt_text(self) -> Scores:
         """VLM_0 with the later rounds' tokens spent on raw alt text."""
@@ -105,44 +91,21 @@ class Controls:
         """A round on true captions."""
         return self._model("oracle", layers=[(self._truth_layer(), None)])
 
-    def _tokens(self, stage: str) -> int:
-        return int(self._markers[stage].summary["num_tokens"])
+    def _prolonged(self, stage: str) -> StageConfig:
+        models = self._models
+        spent = models.tokens(f"{stage}-0")
+        return models.prolonged(models.config.train.stage(stage), (spent + self.extra_tokens) / spent)
 
-    def _prolonged(self, stage: str) -> Any:
-        settings = self._config.train.stage(stage)
-        spent = self._tokens(f"{stage}-0")
-        return replace(settings, num_epochs=settings.num_epochs * (spent + self.extra_tokens) / spent)
-
-    def _model(self, name: str, layers: list[Any] | None = None, **stages: Any) -> Scores:
-        cached = f"{name}.json"
-        if self._work.exists(cached):
-            return json.loads(self._work.read_text(cached))
-        config = replace(self._config, train=replace(self._config.train, **stages))
-        init = self._campaign.layout.checkpoint("base", "align").local_folder()
-        for stage in ("pretrain", "sft"):
-            folder = self._work.sub(name, stage)
-            job = TrainingJob(
-                model_name=name,
-                stage=stage,
-                init_folder=init,
-                corpus=self._campaign.corpus("sft" if stage == "sft" else "pretrain"),
-                layers=(layers or []) if stage == "pretrain" else [],
-                config=config,
-                packs=folder.sub("packs"),
-                state=folder.sub("state"),
-                out=folder.sub("checkpoint"),
-            )
-            train_in_process(job, LineProgress(every_seconds=20))
-            init = job.out.local_folder()
-        prompts = Prompts(config.recaption.prompt_ids, config.recaption.prompts)
-        engine = config.recaption.engine
-        scores, _ = score_checkpoint(self._campaign.corpus("heldout"), str(init), config.evaluate, prompts, engine)
-        self._work.write_text(cached, json.dumps(scores))
-        return scores
+    def _model(self, name: str, layers: list[Any] | None = None, **stages: StageConfig) -> Scores:
+        models = self._models
+        init = models.checkpoint("base", "align")
+        init = models.train(name, "pretrain", init, stages.get("pretrain"), layers=layers or [])
+        return models.score(name, models.train(name, "sft", init, stages.get("sft")))["general"]
 
     def _truth_layer(self) -> Layer:
         """Truth captions as a caption layer, so that the oracle is trained by the very same code as a round."""
-        layer, corpus = Layer(self._work.sub("oracle", "layer")), self._campaign.corpus()
+        models = self._models
+        layer, corpus = Layer(models.work.sub("oracle", "layer")), models.campaign.corpus()
         for shard in corpus.shards:
             rows = [
                 {
@@ -153,7 +116,7 @@ class Controls:
                     "variant": 0,
                     "status": Status.CAPTIONED.value,
                     "text": careful_caption(s.truth),
-                    "prompt_id": self._config.evaluate.prompt_id,
+                    "prompt_id": models.config.evaluate.prompt_id,
                     "finish_reason": "stop",
                 }
                 for s in corpus.read(shard, truth=True, images=False)
@@ -192,20 +155,9 @@ def table(results: list[dict[str, Any]]) -> str:
     for label, pick in rows:
         scores = [s for s in map(pick, results) if s is not None]
         if scores:
-            cells = [_spread([s[name] for s in scores]) for name in names]
+            cells = [spread([s[name] for s in scores]) for name in names]
             lines.append(f"| {label} | {len(scores)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -232,7 +184,7 @@ def main() -> None:
             + " ".join(map(str, args.seeds))
             + "".join(f" {o}" for o in args.overrides)
         )
-        made = f"`{command}` on {_processor()}, {len(results)} seeds; median (min–max)."
+        made = f"`{command}` on {processor()}, {len(results)} seeds; median (min–max)."
         head = f"# Rounds, {date.today().isoformat()}\n\n{made}\n\n"
         (args.to / "rounds.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
         (args.to / "rounds.json").write_text(json.dumps({"figures": last, "seeds": results}, indent=1) + "\n", "utf-8")

@@ -16,6 +16,7 @@ from typing import cast, get_args
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import base_folder
 from vila2_ray.campaign.ledger import Entry, read_ledger
+from vila2_ray.campaign.specialists import LEFT_OUT
 from vila2_ray.config import Config, TrainingStage
 from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
@@ -204,7 +205,7 @@ def _rate(stage: plans.Stage, config: Config) -> tuple[float, int]:
 
 
 def _latest(entries: list[Entry]) -> dict[str, Entry]:
-    return {entry.stage: entry for entry in entries if entry.finished}
+    return {entry.stage: entry for entry in entries if entry.finished and entry.figures.get(LEFT_OUT) is not True}
 
 
 def _counts(config: Config, store: Store) -> dict[str, int | None]:

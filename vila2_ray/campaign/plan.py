@@ -212,7 +212,8 @@ def _final(config: Config, of: Mapping[str, tuple[str, ...]], mixed: Mapping[str
     skills = config.specialists
     layers = tuple(name for skill in skills for name in (captions_of(config, skill), f"filter-{skill}"))
     asked = tuple(f"skills.{skill}.questions" for skill in skills)
-    scored = tuple(f"skills.{skill}.{name}" for skill in skills for name in ("prompt_ids", "max_tokens"))
+    scored = [f"skills.{skill}.{name}" for skill in skills for name in ("prompt_ids", "max_tokens")]
+    scored += ["skills.ocr.min_score"] if "ocr" in skills else []
     fused = tuple(f"skills.{name}" for name in ("turns", "asks_statements", "max_length"))
     learned = ("train.pretrain", *mixed["pretrain"], *_FUSED, *fused, *asked)
     return [

@@ -134,8 +134,8 @@ class Config:
         return SourceConfig(kind="chat", stages=("sft",)) if name.endswith(".data") else self.corpus.source(name)
 
     def corpora_of(self, skill: str) -> tuple[str, ...]:
-        """Names of the corpora that a specialist has of its own: what `corpus_uri` takes."""
-        return tuple(name for name in (f"{skill}.images", f"{skill}.data") if self.corpus_uri(name))
+        """Names of the corpora that a specialist has of its own: what `corpus_uri` takes. Data needs no images."""
+        return tuple(name for name in (f"{skill}.data", f"{skill}.images") if self.corpus_uri(name))[:1]
 
     def _check_skill(self, skill: str) -> None:
         settings, where = self.skills.of(skill), f"skills.{skill}"

@@ -67,3 +67,37 @@ def test_the_architecture_is_the_base_folders_where_there_is_one(tmp_path: Path)
     assert read_architecture(other) is None
     assert training_costs(other) == {}
     assert read_architecture(load_config("", [])) is None
+
+
+def test_specialists_have_rows_of_their_own(tmp_path: Path) -> None:
+    pairs, chat = small.write_shards(tmp_path / "pairs"), small.write_shards(tmp_path / "chat", sft=True)
+    settings = [f"corpus.pretrain={pairs}", f"corpus.sft={chat}", f"corpus.heldout={pairs}", "fuse.rule=concat"]
+    settings += [
+        "specialists=[ocr,spatial]",
+        f"skills.spatial.data={chat}",
+        "skills.ocr.images=",
+        "skills.spatial.images=/unread",
+    ]
+    settings += ["skills.ocr.max_samples=5", "skills.train.num_epochs=2", "skills.ocr.max_tokens=9"]
+    settings += ["skills.train.batch_size=5", "train.pretrain.num_epochs=1"]
+    found = rows(tmp_path, *settings)
+    samples = {name: row.samples for name, row in found.items() if "ocr" in name or "spatial" in name}
+    assert samples == {
+        "build-ocr": 5,
+        "sft-ocr": 10,
+        "evaluate-ocr": 24,
+        "recaption-ocr": 12,
+        "filter-ocr": 12,
+        "sft-spatial": 24,
+        "evaluate-spatial": 24,
+        "recaption-spatial": 12,
+        "filter-spatial": 12,
+    }
+    assert found["recaption-ocr"].tokens == 12 * 9
+    assert found["pretrain-final"].samples == 12
+    assert set(training_costs(load_config("tiny", [*settings, f"campaign={tmp_path}"]))) == {
+        "align",
+        "pretrain",
+        "sft",
+        "sft of specialists",
+    }

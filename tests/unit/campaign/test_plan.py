@@ -297,7 +297,7 @@ def test_a_skill_that_is_added_later_leaves_the_others_as_they_are() -> None:
     [
         ("skills.train.peak_lr=0.123", {"sft-ocr"}),
         ("skills.ocr.max_tokens=99", {"evaluate-ocr", "recaption-ocr", "evaluate-final"}),
-        ("skills.ocr.min_score=0.9", {"build-ocr", "evaluate-ocr", "filter-ocr"}),
+        ("skills.ocr.min_score=0.9", {"build-ocr", "evaluate-ocr", "filter-ocr", "evaluate-final"}),
         ("skills.ocr.questions=[what?]", {"build-ocr", "evaluate-ocr", "pretrain-final", "evaluate-final"}),
         ("recaption.prompts.ocr=read!", {"build-ocr", "evaluate-ocr", "recaption-ocr", "filter-ocr", "*-final"}),
         ("recaption.sampling.temperature=0.7", {"recaption-1", "recaption-ocr"}),

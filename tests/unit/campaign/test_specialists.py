@@ -220,8 +220,8 @@ def test_what_gc_keeps_of_specialists(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_layer_is_asked_for_in_its_skills_words(tmp_path: Path) -> None:
-    settings = ("specialists=[ocr]", "skills.ocr.max_tokens=9", "recaption.num_variants=3", "rounds.fraction=0.5")
-    begin(tmp_path, "rounds.max=1", *settings)
+    worded = ("recaption.prompts.ocr=read!", "skills.ocr.prompt_ids=[ocr,ocr-plain]", "skills.ocr.max_tokens=9")
+    begin(tmp_path, "rounds.max=1", "rounds.fraction=0.5", "specialists=[ocr]", "recaption.num_variants=3", *worded)
     work = observe(Campaign(str(tmp_path)))
     stages = {stage.name: stage for stage in plans.stages(work.config)}
     read, described = work.wording(stages["recaption-ocr"]), work.wording(stages["recaption-1"])
@@ -231,7 +231,7 @@ def test_a_layer_is_asked_for_in_its_skills_words(tmp_path: Path) -> None:
         9,
     )
     assert (read.plan_key, read.fraction) == ("0:ocr", 1.0)
-    assert read.prompts.text("ocr").startswith("Write down the text")
+    assert read.prompts.text("ocr") == "read!"
     assert described.config == work.config.recaption
     assert (described.plan_key, described.fraction) == ("0:round-1", 0.5)
 
