@@ -239,7 +239,7 @@ def _dataset(
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _ShardBuilder,
         fn_constructor_args=(part, choice, telling),
-        compute=ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(size=pool, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         num_gpus=gpus or None,
         max_restarts=2,
