@@ -1,18 +1,18 @@
-"""`kill -9` of the driver in the middle of a stage, then the same command: the same layers, every sample once."""
+"""`kill -9` of the driver in the middle of a stage, then the same command: the same layers, every sample once.
+
+That a killed training ends as an undisturbed one does is in `test_train_kill`.
+"""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
-
-import pytest
 
 from tests.e2e import micro
 from vila2_ray import Campaign
 
 LIMIT_SECONDS = 900.0
-
-
 UNTIL = ("--until", "recaption-1")
 """Later stages are of the same kinds as those before."""
 
@@ -34,18 +34,22 @@ def kill_when(campaign: Path, pattern: str) -> None:
     process.wait()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    campaign = tmp_path_factory.mktemp("kill") / "undisturbed"
-    run_to_end(campaign)
-    return campaign
+def recaptioned_undisturbed(campaign: Path, copy: Path) -> Path:
+    """The same models, recaptioning without a layer or a marker of it."""
+    shutil.copytree(campaign, copy)
+    (copy / "stages" / "recaption-1.json").unlink()
+    for room in ("captions", "parts"):
+        shutil.rmtree(copy / room, ignore_errors=True)
+    run_to_end(copy)
+    return copy
 
 
-def test_killed_in_training_and_in_recaptioning(undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_in_training_and_in_recaptioning(tmp_path: Path) -> None:
     campaign = tmp_path / "killed"
     kill_when(campaign, "training/vlm-0/pretrain/*/*")
     kill_when(campaign, "parts/round-1/*/*/*/*.parquet")
     run_to_end(campaign)
+    undisturbed = recaptioned_undisturbed(campaign, tmp_path / "undisturbed")
     columns = ["source", "shard", "row", "variant", "sample_id", "status", "text", "image_sha256"]
     expected, found = (Campaign(str(c)).layer("round-1").to_pandas()[columns] for c in (undisturbed, campaign))
     assert len(found) == micro.NUM_PRETRAIN

@@ -1,8 +1,8 @@
 """Boxes and printed lines that people or machines have annotated before, found again by image.
 
 All rows are read once into a small database in the node's cache, whichever process asks first; the others on the node
-share it, and so does every later run over unchanged files. A process holds only the row that it asks for, so that
-20 million rows (GRIT) take disk (about a kilobyte each, under `$VILA2_CACHE`) and no memory.
+share it, and so does every later run over unchanged files. A process holds only the row that it asks for: many rows
+(GRIT has 20 million) take time once (some 15,000 a second) and disk under `$VILA2_CACHE` (as much again), no memory.
 """
 
 from __future__ import annotations

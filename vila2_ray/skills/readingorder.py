@@ -15,8 +15,8 @@ from vila2_ray.skills.things import Line
 
 MIN_COLUMN_ROWS = 3
 """So many rows on either side make a column; fewer are words of a row, far apart."""
-MIN_GUTTER_HEIGHTS = 0.7
-"""A gutter is at least so wide, in heights of a line."""
+MIN_GUTTER_HEIGHTS = 0.5
+"""A gutter is at least so wide, in heights of the boxes, which are taller than the letters."""
 _SLACK = 0.2
 """Boxes of neighbouring and of slanted lines reach into one another: this share of the smaller side is no overlap."""
 

@@ -124,7 +124,9 @@ def implied_statements(text: str, names: Iterable[str]) -> list[Statement]:
     `a cat at the top left, a dog at the center`: the cat is left of the dog, and above it. Places are the nine of a
     3 × 3 grid, so `at the top` is its middle column; each pair of things comes one way round.
     """
-    mentions = find_things(text, names)
+    # `on the left hand side of the dog` is no place in the image
+    placing = _RELATION.sub(lambda match: " " * len(match.group()), plain(text))
+    mentions = find_things(placing, names)
     times = Counter(mention.name for mention in mentions)
     placed = [(m.name, PLACES.index(m.place)) for m in mentions if m.place is not None and times[m.name] == 1]
     found: list[Statement] = []

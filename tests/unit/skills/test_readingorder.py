@@ -69,7 +69,7 @@ def test_few_words_far_apart_are_rows() -> None:
 
 
 def test_the_gutter_is_measured_in_pixels() -> None:
-    lines = [*column("aceg", 0, 480), *column("bdfh", 495, 980)]  # 15 thousandths, lines 30 high
+    lines = [*column("aceg", 0, 480), *column("bdfh", 492, 980)]  # 12 thousandths, lines 30 high
     assert read(lines, aspect=1.0) == "abcdefgh", "as far apart as words"
     assert read(lines, aspect=3.0) == "acegbdfh", "a wide page: as far apart as columns"
 
@@ -84,7 +84,7 @@ def test_slanted_lines(slant: int) -> None:
 def test_words_of_a_slanted_row() -> None:
     row = [
         Line(name, Box(left, 300 - 8 * i, left + 90, 340 - 8 * i))
-        for i, (name, left) in enumerate(zip("abc", (0, 120, 240)))
+        for i, (name, left) in enumerate(zip("abc", (0, 120, 240), strict=True))
     ]
     below = [
         Line(line.text.upper(), line.box._replace(ymin=line.box.ymin + 60, ymax=line.box.ymax + 60)) for line in row

@@ -83,6 +83,7 @@ def test_what_places_imply() -> None:
     assert len(implied) == 6
     assert implied_statements("a cat at the left, a cat at the top, a dog at the right", NAMES) == []
     assert implied_statements("a cat and a dog", NAMES) == []
+    assert implied_statements("a cat on the left hand side of a dog, which is at the right", NAMES) == []
 
 
 def test_inverse() -> None:
