@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def configured(folder: Path, *more: str) -> Config:
     corpora = [f"corpus.{source}={folder / source}" for source in ("pretrain", "sft", "heldout")]
     rules = ["screen.exact_duplicates=true", "screen.near_duplicates=true", "screen.heldout=true"]
-    return load_config("tiny", [f"campaign={folder / 'campaign'}", *corpora, *rules, *more])
+    return load_config("tiny", [f"campaign={folder / 'campaign'}", "specialists=[]", *corpora, *rules, *more])
 
 
 def test_a_campaign_is_screened_once_and_grows_with_its_corpus(folder: Path) -> None:

@@ -25,7 +25,7 @@ def indexed_campaign(folder: Path) -> Config:
     """Whose index is there, so that the stage finds nothing to do, and starts no cluster for it."""
     write_shards(folder / "shards", [6, 4])
     corpora = [f"corpus.{source}={folder / 'shards'}" for source in ("pretrain", "sft", "heldout")]
-    config = load_config("tiny", [f"campaign={folder / 'campaign'}", *corpora])
+    config = load_config("tiny", [f"campaign={folder / 'campaign'}", "specialists=[]", *corpora])
     for source in ("pretrain", "sft", "heldout"):
         index = Store(folder / "campaign/index")
         corpus = Corpus.open(str(folder / "shards"), source, index, config.corpus.columns)

@@ -121,9 +121,8 @@ def test_the_plan_says_what_does_not_fit_and_what_to_do(tmp_path: Path, capsys: 
     assert "GB on each of 11 GB RTX 4090" in shown
     assert "does not fit" in shown
     assert "pretrain does not fit: set its micro_batch_size=" in shown
-    assert (
-        cli.main(["plan", f"campaign={tmp_path / 'none'}", "corpus.pretrain=", "corpus.sft=", "corpus.heldout="]) == 0
-    )
+    nothing = ["corpus.pretrain=", "corpus.sft=", "corpus.heldout=", "specialists=[]"]
+    assert cli.main(["plan", f"campaign={tmp_path / 'none'}", *nothing]) == 0
     assert "GB on each worker" in capsys.readouterr().out
 
 
