@@ -198,7 +198,9 @@ def shards_of(num_images: int, folder: Path) -> Path:
     """Composed scenes, each different, `SHARD` to a tar."""
     from vila2_ray.recipes.tiny.corpus import write_corpus
 
-    write_corpus(folder, pretrain_shards=num_images // SHARD, shard_size=SHARD, sft=1, heldout=1, processes=CPUS)
+    write_corpus(
+        folder, pretrain_shards=num_images // SHARD, shard_size=SHARD, sft=1, heldout=1, experts=1, processes=CPUS
+    )
     return folder / "pretrain"
 
 

@@ -75,7 +75,9 @@ def prepare(folder: Path, num_steps: int, dtype: str) -> dict[str, Any]:
     logging.disable_progress_bar()
     num_parameters = write_model(folder / "model", 96, 8)
     num_shards = -(-num_steps * BATCH * LENGTH // 40 // SHARD)  # no sample is shorter than that many tokens
-    write_corpus(folder / "corpus", pretrain_shards=num_shards, shard_size=SHARD, sft=1, heldout=1, processes=2)
+    write_corpus(
+        folder / "corpus", pretrain_shards=num_shards, shard_size=SHARD, sft=1, heldout=1, experts=1, processes=2
+    )
     job = make_job(folder, num_steps)
     source = open_source(job)
     plan = ready_plan(job, source, NullProgress())

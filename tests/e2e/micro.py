@@ -21,7 +21,7 @@ def corpus() -> Path:
     from vila2_ray.recipes.tiny.corpus import write_corpus
 
     folder = Path(tempfile.mkdtemp(prefix="vila2-micro-"))
-    write_corpus(folder, pretrain_shards=3, shard_size=24, sft=16, heldout=12, seed=5, processes=1)
+    write_corpus(folder, pretrain_shards=3, shard_size=24, sft=16, heldout=12, experts=24, seed=5, processes=1)
     return folder
 
 

@@ -59,7 +59,7 @@ def test_the_lease_lets_one_driver_in(bucket: str) -> None:
 def test_shards_are_indexed_and_parts_become_a_layer(bucket: str, tmp_path: Path) -> None:
     from vila2_ray.recipes.tiny.corpus import write_corpus
 
-    write_corpus(tmp_path, pretrain_shards=1, shard_size=6, sft=1, heldout=1, processes=1)
+    write_corpus(tmp_path, pretrain_shards=1, shard_size=6, sft=1, heldout=1, experts=1, processes=1)
     Store(f"{bucket}/shards").upload_folder(tmp_path / "pretrain")
     corpus = Corpus.open(f"{bucket}/shards/*.tar", "pretrain", Store(f"{bucket}/index"))
     samples = list(corpus.read(corpus.shards[0]))

@@ -13,7 +13,7 @@ from vila2_ray.storage import Store
 
 
 def test_dead_letters_are_put_back_and_garbage_is_collected(bucket: str) -> None:
-    config = load_config("tiny", [f"campaign={bucket}/upkeep", "rounds.max=2"])
+    config = load_config("tiny", [f"campaign={bucket}/upkeep", "rounds.max=2", "specialists=[]"])
     store = Store(config.campaign)
     store.write_text("campaign.yaml", to_yaml(config))
     fp8 = finish(config, *ROUND_0, "recaption-1")["recaption-1"]

@@ -50,6 +50,8 @@ def test_specialists_teach_the_final_model(tmp_path: Path) -> None:
     folder = tmp_path / "campaign"
     settings = (
         "specialists=[grounding,ocr]",
+        "skills.grounding.images=",
+        "skills.ocr.images=",
         f"skills.grounding.annotations={annotations(tmp_path)}",
         "skills.grounding.images=",
         "skills.ocr.images=",

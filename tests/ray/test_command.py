@@ -25,7 +25,7 @@ def test_the_command_trains_each_stage_from_the_one_before(tmp_path: Path) -> No
     )
     pairs, chat = small.write_shards(tmp_path / "pairs"), small.write_shards(tmp_path / "chat", sft=True)
     settings = [f"campaign={tmp_path / 'campaign'}", f"corpus.pretrain={pairs}", f"corpus.sft={chat}"]
-    settings += ["specialists=[]", "corpus.heldout=", f"train.command=[sh,{script}]"]
+    settings += ["corpus.heldout=", "specialists=[]", f"train.command=[sh,{script}]"]
     config = load_config("tiny", settings)
     (tmp_path / "broken").touch()
     with pytest.raises(StageFailed, match="align base: sh ended with exit code 5"):

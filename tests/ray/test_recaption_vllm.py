@@ -26,7 +26,7 @@ BASE = Path(__file__).parents[2] / "vila2_ray" / "recipes" / "tiny" / "base"
 
 
 def test_captions_survive_the_death_of_their_actor(tmp_path: Path) -> None:
-    write_corpus(tmp_path, pretrain_shards=3, shard_size=40, sft=1, heldout=1, seed=3, processes=1)
+    write_corpus(tmp_path, pretrain_shards=3, shard_size=40, sft=1, heldout=1, experts=1, seed=3, processes=1)
     config = RecaptionConfig(
         prompt_ids=("detailed", "brief"),
         prompts={"detailed": "describe the image in detail.", "brief": "caption"},

@@ -52,3 +52,16 @@ def test_a_corpus_error_without_remedy_ends_after_the_problem() -> None:
 def test_reasons_are_plain_strings_for_tables() -> None:
     assert [str(r.value) for r in Reason] == [r.value for r in Reason]
     assert all(r.value == r.name.lower() for r in Reason)
+
+
+def test_an_error_of_ours_is_found_below_what_others_wrapped_it_in() -> None:
+    ours = CorpusError("00000.tar", "is empty")
+    wrapped = RuntimeError("actor failed")
+    wrapped.cause = KeyError("x")  # type: ignore[attr-defined]
+    wrapped.cause.__cause__ = ours  # type: ignore[attr-defined]
+    assert errors.own_cause(wrapped) is ours
+    assert errors.own_cause(ours) is ours
+    loop = ValueError("round")
+    loop.__context__ = KeyError("and round")
+    loop.__context__.__context__ = loop
+    assert errors.own_cause(loop) is None

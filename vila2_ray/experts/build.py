@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +90,15 @@ def build_conversations(job: BuildJob, progress: Progress) -> BuildSummary:
     most = _shares(job)
     _check_settings(job, telling)
     progress.start(f"build-{job.skill}", sum(most.values()), "images")
-    there = set(job.out.list(suffix=".parquet"))
-    done = {ref.shard: read_counts(job.out, ref) for ref in job.corpus.shards if file_name(ref) in there}
-    progress.update(sum(counts.num_images for counts in done.values()))
+    done = _done_before(job)
+    num_images = sum(counts.num_images for counts in done.values())
+    progress.update(num_images)
     for _ in range(_PASSES):
         missing = [ref for ref in job.corpus.shards if ref.shard not in done]
         for shard, counts in _run(job, expert, telling, missing, most) if missing else ():
             done[shard] = counts
-            progress.update(sum(counts.num_images for counts in done.values()))
+            num_images += counts.num_images
+            progress.update(num_images)
     if missing := [ref for ref in job.corpus.shards if ref.shard not in done]:
         raise StageFailed(
             f"build-{job.skill}: the process of the expert ({expert.name}) died {_PASSES} times on {missing[0].uri} "
@@ -105,6 +107,15 @@ def build_conversations(job: BuildJob, progress: Progress) -> BuildSummary:
         )
     progress.finish()
     return _summary(job, expert, [done[ref.shard] for ref in job.corpus.shards], time.monotonic() - began)
+
+
+def _done_before(job: BuildJob) -> dict[str, ShardCounts]:
+    """Shard → counts, of the shards whose files are there."""
+    there = set(job.out.list(suffix=".parquet"))
+    refs = [ref for ref in job.corpus.shards if file_name(ref) in there]
+    with ThreadPoolExecutor(16) as pool:
+        counts = pool.map(lambda ref: read_counts(job.out, ref), refs)
+        return {ref.shard: found for ref, found in zip(refs, counts, strict=True)}
 
 
 def _summary(job: BuildJob, expert: ExpertChoice, counts: Sequence[ShardCounts], seconds: float) -> BuildSummary:
@@ -239,7 +250,7 @@ def _dataset(
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _ShardBuilder,
         fn_constructor_args=(part, choice, telling),
-        compute=ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(size=pool, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         num_gpus=gpus or None,
         max_restarts=2,

@@ -231,7 +231,7 @@ def test_a_layer_is_asked_for_in_its_skills_words(tmp_path: Path) -> None:
         9,
     )
     assert (read.plan_key, read.fraction) == ("0:ocr", 1.0)
-    assert read.prompts.text("ocr") == "read!"
+    assert read.prompts.text("ocr") == work.config.recaption.prompts["ocr"]
     assert described.config == work.config.recaption
     assert (described.plan_key, described.fraction) == ("0:round-1", 0.5)
 

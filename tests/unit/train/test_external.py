@@ -143,7 +143,7 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_the_commands_words_name_the_work_of_its_stages_alone() -> None:
     def fields(*settings: str) -> dict[str, set[str]]:
-        config = load_config("tiny", ["rounds.max=1", *settings])
+        config = load_config("tiny", ["rounds.max=1", "specialists=[]", *settings])
         return {stage.name: set(plans.fields_of(stage, config)) for stage in plans.stages(config)}
 
     none, every = fields(), fields("train.command=[torchrun,mine.py]")
