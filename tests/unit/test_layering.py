@@ -31,7 +31,7 @@ LEVELS = (
         "train.throughput",
         "evaluate.ranking",
     ),
-    ("nodecache", "storage", "s3", "globs"),
+    ("nodecache", "raydata", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "model"),
     ("recaption", "train", "evaluate", "experts", "recipes"),

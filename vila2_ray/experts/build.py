@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import pickle
 import time
 import traceback
@@ -30,10 +29,11 @@ from vila2_ray.errors import ConfigError, CorpusError, StageFailed, own_cause
 from vila2_ray.experts.choice import Expert, ExpertChoice, choose_expert
 from vila2_ray.experts.conversations import ShardCounts, Telling, file_name, read_counts, write_shard
 from vila2_ray.progress import Progress
+from vila2_ray.raydata import quiet_context
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
-    from ray.data import DataContext, Dataset
+    from ray.data import Dataset
 
 SETTINGS = "build.json"
 _PASSES = 3
@@ -207,7 +207,7 @@ def _run(
     with warnings.catch_warnings():
         # Ray 2.60 wants named parameters, but has none for restarts; and copying its context warns of old fields
         warnings.simplefilter("ignore", DeprecationWarning)
-        context = _context(len(missing))
+        context = quiet_context(len(missing))
         with context.current(context):
             dataset = _dataset(job, choice, telling, missing, most)
     try:
@@ -219,19 +219,6 @@ def _run(
     except ray.exceptions.RayError as error:
         told = f"build-{job.skill}: Ray gave up ({type(error).__name__}). Finished shards are kept; run it again"
         raise own_cause(error) or StageFailed(told) from error
-
-
-def _context(max_errored_blocks: int) -> DataContext:
-    """Ray Data's settings for one job: quiet, a block per shard, and an end to every retry."""
-    from ray.data import DataContext
-
-    for logger in ("ray.data", "ray.anyscale.data"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_errored_blocks = max_errored_blocks  # a shard whose actor died is seen by its absence
-    return context
 
 
 def _dataset(

@@ -12,7 +12,6 @@ the range that carried them; what comes back to the driver is a few numbers.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 import warnings
@@ -27,6 +26,7 @@ from ray.data.context import AutoscalingConfig
 
 from vila2_ray.config import RecaptionConfig
 from vila2_ray.progress import Progress
+from vila2_ray.raydata import quiet_context
 from vila2_ray.recaption.actor import ActorSpec, CaptionActor
 from vila2_ray.recaption.course import Course, explained, name_of
 from vila2_ray.recaption.job import RecaptionJob, RecaptionSummary
@@ -141,16 +141,11 @@ def ranges_in_flight(config: RecaptionConfig) -> int:
 
 
 def _context(max_errored_blocks: int) -> DataContext:
-    """Ray Data's settings for one recaptioning: quiet, a block per range, and an end to every retry."""
-    for logger in ("ray.data", "ray.anyscale.data"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    """Ray Data's settings for one recaptioning: a block per range, and an end to every retry."""
+    context = quiet_context(max_errored_blocks)
     context.target_max_block_size = 1  # a block is a row, a row is a range: the unit that actors take and give back
     context.target_min_block_size = 1
     context.raise_original_map_exception = True  # else only the text of an error comes back, not its type
-    context.max_errored_blocks = max_errored_blocks  # a range without an answer is seen by its absence
     context.actor_init_max_retries = 1
     # a pool grows when each of its slots is taken; by default it would want 1.75 ranges waiting for every slot
     context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)

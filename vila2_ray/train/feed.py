@@ -11,7 +11,6 @@ Ray Data's actors hold a piece or two each and wait while the rank has not taken
 from __future__ import annotations
 
 import contextlib
-import logging
 import pickle
 import traceback
 import warnings
@@ -26,6 +25,7 @@ import torch
 
 from vila2_ray.config import TrainConfig
 from vila2_ray.errors import ConfigError, StageFailed, Vila2Error, in_one_line
+from vila2_ray.raydata import quiet_context
 from vila2_ray.train.corpussource import CorpusSource
 from vila2_ray.train.features import FeatureCache
 from vila2_ray.train.packplan import ItemKey, PackPlan
@@ -253,15 +253,9 @@ def _merged(held: list[Fetched]) -> Fetched:
 def _context(world: int) -> DataContext:
     """Ray Data's settings for one rank: quiet, in order, and no more of the object store than its share of one half."""
     import ray
-    from ray.data import DataContext, ExecutionResources
+    from ray.data import ExecutionResources
 
-    for logger in ("ray.data", "ray.anyscale.data"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what goes wrong is raised, in a sentence
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # copying a context warns of its own old fields
-        context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = quiet_context()
     context.target_max_block_size = 1  # a block is a row, a row is a piece
     context.target_min_block_size = 1
     context.execution_options.preserve_order = True
