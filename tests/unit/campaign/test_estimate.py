@@ -78,7 +78,12 @@ def test_specialists_have_rows_of_their_own(tmp_path: Path) -> None:
         "skills.ocr.images=",
         "skills.spatial.images=/unread",
     ]
-    settings += ["skills.ocr.max_samples=5", "skills.train.num_epochs=2", "skills.ocr.max_tokens=9"]
+    settings += [
+        "skills.turns=joined",
+        "skills.ocr.max_samples=5",
+        "skills.train.num_epochs=2",
+        "skills.ocr.max_tokens=9",
+    ]
     settings += ["skills.train.batch_size=5", "train.pretrain.num_epochs=1"]
     found = rows(tmp_path, *settings)
     samples = {name: row.samples for name, row in found.items() if "ocr" in name or "spatial" in name}
