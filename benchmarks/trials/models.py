@@ -81,7 +81,7 @@ class Models:
             return json.loads(self.work.read_text(cached))
         config = self.config
         prompts = Prompts(config.recaption.prompt_ids, config.recaption.prompts)
-        asked = [self._asked(skill, prompts) for skill in config.specialists] if skills else []
+        asked = [SkillAsked.of(config, skill, prompts) for skill in config.specialists] if skills else []
         engine, heldout = config.recaption.engine, self.campaign.corpus("heldout")
         settings = config.recaption.engine_settings
         general, found = Examination(heldout, config.evaluate, prompts, engine, settings, True, asked)(str(folder))
@@ -89,11 +89,6 @@ class Models:
         scores = {"general": general[0], "skills": {skill: told[0] for skill, told in found.items()}}
         self.work.write_text(cached, json.dumps(scores))
         return scores
-
-    def _asked(self, skill: Any, prompts: Prompts) -> SkillAsked:
-        skills, settings = self.config.skills, self.config.skills.of(skill)
-        texts = tuple(prompts.text(prompt_id) for prompt_id in skills.prompt_ids(skill))
-        return SkillAsked(skill, texts, skills.questions(skill), settings.max_tokens, settings.min_score)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,6 +23,9 @@ from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.recipe import from_yaml
 from vila2_ray.storage import Store
+
+if TYPE_CHECKING:
+    from vila2_ray.campaign.view import Run
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,10 @@ class Campaign:
 
     def status(self) -> list[StageStatus]:
         """Every stage of the campaign, in order."""
-        config, markers = self.config, self.markers()
+        from vila2_ray.campaign.inputs import observe
+
+        work = observe(self)
+        config, markers = work.config, work.markers
         decision = decide(read_round_scores(markers), config.rounds)
         spent: dict[str, float] = {}
         for entry in self.ledger():
@@ -147,7 +153,7 @@ class Campaign:
         for stage in plans.stages(config):
             beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
             beyond = beyond or (stage.is_final and final_is_needed(config, markers) is False)
-            done, total, unit = self._counts(stage, markers)
+            done, total, unit = self._counts(stage, work)
             if (marker := markers.get(stage.name)) is not None:
                 state = "left out" if is_left_out(marker) else "done"
             elif beyond:
@@ -163,8 +169,8 @@ class Campaign:
             where = f"conversations/{stage.about}"
         return stage.kind in ("align", "pretrain", "sft", "build") and bool(self.store.list(where))
 
-    def _counts(self, stage: plans.Stage, markers: dict[str, Marker]) -> tuple[int, int, str]:
-        marker = markers.get(stage.name)
+    def _counts(self, stage: plans.Stage, work: Run) -> tuple[int, int, str]:
+        marker = work.markers.get(stage.name)
         if stage.kind == "index":
             count = sum(v["num_samples"] for v in marker.summary.values()) if marker else 0
             return count, count, "samples"
@@ -178,10 +184,10 @@ class Campaign:
             steps = int(marker.summary.get("num_steps", 0)) if marker else 0
             return steps, steps, "steps"
         if stage.kind == "recaption":
-            total = self._corpus_rows(markers)
+            total = self._corpus_rows(work.markers)
             if marker:
                 return (0, 0, "") if is_left_out(marker) else (total, total, "rows")
-            return self._rows_in_parts(stage, markers), total, "rows"
+            return self._rows_in_parts(stage, work), total, "rows"
         if stage.kind == "evaluate" and marker:
             num_models = 2 if stage.specialist else 1
             return num_models, num_models, "models"
@@ -191,11 +197,11 @@ class Campaign:
         index = markers.get("index")
         return int(index.summary["pretrain"]["num_samples"]) if index and "pretrain" in index.summary else 0
 
-    def _rows_in_parts(self, stage: plans.Stage, markers: dict[str, Marker]) -> int:
+    def _rows_in_parts(self, stage: plans.Stage, work: Run) -> int:
         """Rows of an unfinished layer that are safe already: whole shards and parts."""
-        from vila2_ray.campaign.inputs import current_fingerprint, observe
+        from vila2_ray.campaign.inputs import current_fingerprint
 
-        name = current_fingerprint(observe(self), plans.stages(self.config), stage) if "index" in markers else None
+        name = current_fingerprint(work, plans.stages(work.config), stage) if "index" in work.markers else None
         if name is None:
             return 0
         layer, corpus = self.layout.layer(stage.layer, name), self.corpus()

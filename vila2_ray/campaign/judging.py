@@ -27,7 +27,6 @@ from vila2_ray.captions.words import has_content
 from vila2_ray.config import FiltersConfig, PickConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
-from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.shards import Map, ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import SampleError
@@ -174,9 +173,8 @@ class _ShardJudge:
         from vila2_ray.engines.imagetext import open_scorer
 
         scorer = open_scorer(Store(self._job.pick.scorer).local_folder())
-        reading = self._job.corpus.read(shard, sorted(texts))
-        while samples := list(islice(reading, _IMAGES_AT_ONCE)):
-            pictures = [(sample, image) for sample in samples if (image := self._decoded(sample)) is not None]
+        for batch in self._job.corpus.read_decoded(shard, sorted(texts), _IMAGES_AT_ONCE):
+            pictures = [(sample, image) for sample, image in batch if not isinstance(image, SampleError)]
             said = [[row["text"] for row in texts[sample.row]] for sample, _ in pictures]
             alone = [[alt_texts[s.row]] if has_content(alt_texts[s.row]) else [] for s, _ in pictures]
             asked = [captions + alt for captions, alt in zip(said, alone, strict=True)]
@@ -185,12 +183,6 @@ class _ShardJudge:
             ):
                 rest = found[len(captions) :]
                 yield sample.row, (found[: len(captions)], rest[0] if rest else None)
-
-    def _decoded(self, sample: Sample) -> Any:
-        try:
-            return self._job.corpus.decode(sample)
-        except SampleError:
-            return None
 
     def _watched(self, shard: ShardRef, rows: list[_Row], alt_texts: dict[int, str]) -> Iterator[Watched]:
         previous = self._job.previous

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.view import Done, Run, connect_ray
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.config import EngineConfig, EvaluateConfig, SkillName
+from vila2_ray.config import Config, EngineConfig, EvaluateConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
 from vila2_ray.storage import Store
@@ -36,6 +36,13 @@ class SkillAsked(NamedTuple):
     max_tokens: int
     min_score: float
     """Confidence from which on the OCR engine is believed, where no truth is known."""
+
+    @classmethod
+    def of(cls, config: Config, skill: SkillName, prompts: Prompts) -> SkillAsked:
+        """As configured."""
+        skills, settings = config.skills, config.skills.of(skill)
+        texts = tuple(prompts.text(prompt_id) for prompt_id in skills.prompt_ids(skill))
+        return cls(skill, texts, skills.questions(skill), settings.max_tokens, settings.min_score)
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def _examine(
     if source == "pretrain":
         run.progress.note("no held-out corpus: scoring what needs none, on a share of the pretraining corpus")
         config = replace(config, max_samples=config.max_samples or 200)
-    asked = tuple(_asked(run, skill) for skill in skills)
+    asked = tuple(SkillAsked.of(run.config, skill, run.prompts) for skill in skills)
     settings = run.config.recaption.engine_settings
     examination = Examination(run.corpus(source), config, run.prompts, engine, settings, general, asked)
     run.progress.start(f"{stage.name}: {model}", 0, "samples")
@@ -161,15 +168,9 @@ def _examined(examination: Examination, folder: str) -> tuple[Scored | None, dic
     return examination(folder)
 
 
-def _asked(run: Run, skill: SkillName) -> SkillAsked:
-    skills, settings = run.config.skills, run.config.skills.of(skill)
-    prompts = tuple(run.prompts.text(prompt_id) for prompt_id in skills.prompt_ids(skill))
-    return SkillAsked(skill, prompts, skills.questions(skill), settings.max_tokens, settings.min_score)
-
-
 def _reader(asked: SkillAsked) -> Any:
     """The OCR engine, where printed words are asked for and it is installed."""
-    from vila2_ray.campaign.skillcheck import has_reader
+    from vila2_ray.experts.choice import has_reader
 
     if asked.skill != "ocr" or not has_reader():
         return None

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
 
 from vila2_ray.campaign.plan import boxes_are_known
 from vila2_ray.config import Config, SkillName
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.shards import ShardRef
 from vila2_ray.errors import SampleError
+from vila2_ray.experts.choice import Expert, ExpertChoice, choose_expert, has_reader
 from vila2_ray.skills.flags import flags
 from vila2_ray.skills.things import Annotation
-
-if TYPE_CHECKING:
-    from vila2_ray.experts.choice import Expert, ExpertChoice
 
 _IMAGES_AT_ONCE = 16
 
@@ -50,14 +45,10 @@ class SkillCheck:
         self, corpus: Corpus, shard: ShardRef, rows: Sequence[int]
     ) -> Iterator[tuple[int, Annotation | None]]:
         assert self.expert is not None
-        expert, reading = _opened(self.expert), corpus.read(shard, rows)
-        while samples := list(islice(reading, _IMAGES_AT_ONCE)):
-            pairs = []
-            for sample in samples:
-                try:
-                    pairs.append((sample, corpus.decode(sample)))
-                except SampleError:
-                    continue  # it could be decoded when it was captioned, and no longer can
+        expert = _opened(self.expert)
+        for batch in corpus.read_decoded(shard, rows, _IMAGES_AT_ONCE):
+            # one without an image could be decoded when it was captioned, and no longer can
+            pairs = [(sample, image) for sample, image in batch if not isinstance(image, SampleError)]
             found = expert.annotate([sample for sample, _ in pairs], [image for _, image in pairs])
             for (sample, _), seen in zip(pairs, found, strict=True):
                 yield sample.row, seen if isinstance(seen, Annotation) else None
@@ -70,14 +61,7 @@ def open_check(config: Config, skill: SkillName) -> SkillCheck:
     if skill != "ocr" and not boxes_are_known(config, skill):
         problem = f"skills.{skill}.annotations says nothing of corpus.pretrain, so captions are judged by form alone"
         return SkillCheck(skill, None, problem)
-    from vila2_ray.experts.choice import choose_expert
-
     return SkillCheck(skill, choose_expert(skill, config.skills.of(skill)))
-
-
-def has_reader() -> bool:
-    """Whether the OCR engine is installed."""
-    return importlib.util.find_spec("rapidocr") is not None
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -139,6 +140,20 @@ class Corpus:
         if sample.image is None:
             raise SampleError(Reason.NO_IMAGE, "no image bytes were read")
         return decode_image(sample.image, self.max_pixels)
+
+    def read_decoded(
+        self, shard: ShardRef | str, rows: Sequence[int], at_once: int
+    ) -> Iterator[list[tuple[Sample, Image.Image | SampleError]]]:
+        """Samples of `rows` with their RGB images, or with why there is none, `at_once` of them at a time."""
+        reading = self.read(shard, rows)
+        while samples := list(islice(reading, at_once)):
+            yield [(sample, self._decoded(sample)) for sample in samples]
+
+    def _decoded(self, sample: Sample) -> Image.Image | SampleError:
+        try:
+            return self.decode(sample)
+        except SampleError as problem:
+            return problem
 
     def decode_numbered(self, sample: Sample, number: int) -> Image.Image:
         """The RGB image of that number; a sample without numbered ones has its image alone. Raises SampleError."""

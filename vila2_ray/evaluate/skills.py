@@ -149,10 +149,7 @@ def _caption_requests(
 
 def _truth(skill: SkillName, sample: Sample, image: Image, reader: Reader | None) -> Annotation | None:
     """What the skill is scored by; None where that is not known. Raises SampleError where the reader fails."""
-    try:
-        found = Annotation.from_truth(sample.truth) if sample.truth else Annotation()
-    except (KeyError, TypeError):  # a corpus may keep other things by the name of truth
-        found = Annotation()
+    found = Annotation.from_any_truth(sample.truth)
     if skill != "ocr":
         return found if found.things is not None else None
     if found.lines is None and reader is not None:

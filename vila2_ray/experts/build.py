@@ -205,7 +205,7 @@ def _run(
     import ray
 
     with warnings.catch_warnings():
-        # Ray 2.60 wants named parameters, but has none for restarts; and copying its context warns of old fields
+        # Ray 2.60 wants named parameters, but has none for restarts
         warnings.simplefilter("ignore", DeprecationWarning)
         context = quiet_context(len(missing))
         with context.current(context):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import posixpath
 from collections.abc import Sequence
@@ -88,6 +89,11 @@ def choose_expert(skill: SkillName, settings: SkillConfig) -> ExpertChoice:
     field = f"skills.{skill}"
     remedy = f"say where boxes come from: {field}.annotations=URI (made before) or {field}.detector=FOLDER (a model)"
     raise ConfigError(f"{field}.annotations", "", remedy)
+
+
+def has_reader() -> bool:
+    """Whether the OCR engine is installed."""
+    return importlib.util.find_spec(OCR_ENGINE) is not None
 
 
 def _ocr_version() -> str:

@@ -14,7 +14,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,16 +171,15 @@ def _decoded(
     corpus: Corpus, ref: ShardRef, rows: Sequence[int], told: Counter[str], counts: ShardCounts
 ) -> Iterator[tuple[list[Sample], list[Image]]]:
     """Batches of samples with their images; what cannot be decoded is counted under its reason."""
-    reading = corpus.read(ref, rows)
-    while batch := list(islice(reading, _BATCH)):
+    for batch in corpus.read_decoded(ref, rows, _BATCH):
         samples, images = [], []
-        for sample in batch:
+        for sample, image in batch:
             counts.num_images += 1
-            try:
-                images.append(corpus.decode(sample))
+            if isinstance(image, SampleError):
+                told[image.reason.value] += 1
+            else:
                 samples.append(sample)
-            except SampleError as problem:
-                told[problem.reason.value] += 1
+                images.append(image)
         if samples:
             yield samples, images
 

@@ -49,6 +49,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, skills)
     scores = [_round(entry) for entry in campaign.scores()]
     metric, decision = _metric(campaign, config)
+    specialists = campaign.specialists()
     evaluated = markers.get("evaluate-0")
     if evaluated is not None and evaluated.summary.get("source") == "pretrain":
         notes.append("There is no held-out corpus: scores are of pretraining samples and need no truth.")
@@ -67,8 +68,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         metric=metric,
         decision=decision,
         scores=tuple(scores),
-        specialists=_specialists(campaign),
-        final=_final(campaign),
+        specialists=_specialists(specialists),
+        final=_final(campaign, specialists),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,
@@ -122,7 +123,7 @@ def _round(entry: dict[str, Any]) -> RoundScores:
     return RoundScores(int(entry["round"]), model_label(str(entry["model"])), numbers)
 
 
-def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
+def _specialists(specialists: list[dict[str, Any]]) -> tuple[Specialist, ...]:
     return tuple(
         Specialist(
             skill=found["skill"],
@@ -131,13 +132,13 @@ def _specialists(campaign: Campaign) -> tuple[Specialist, ...]:
             specialist=found["scores"].get(found["metric"]),
             beats=found["beats"],
         )
-        for found in campaign.specialists()
+        for found in specialists
     )
 
 
-def _final(campaign: Campaign) -> FinalModel | None:
+def _final(campaign: Campaign, beside: list[dict[str, Any]]) -> FinalModel | None:
     """The final model's main scores and those by skill, beside the model that the specialists were finetuned from."""
-    final, beside = campaign.final_scores(), campaign.specialists()
+    final = campaign.final_scores()
     if final is None or not beside:
         return None
     before = next(scores for scores in campaign.scores() if scores["model"] == beside[0]["beside"])

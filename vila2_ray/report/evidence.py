@@ -29,29 +29,21 @@ class Evidence:
 
 def evidence(skill: str, text: str, truth: Mapping[str, Any] | None, names: Iterable[str]) -> Evidence:
     """Of a caption of the layer of `skill`; checked where the picture's truth holds boxes or words."""
-    known = annotation_of(truth)
+    known = Annotation.from_any_truth(truth)
     if skill == "grounding":
         return Evidence(boxes=_boxes(text, known, names))
     if skill == "spatial":
         return Evidence(relations=_relations(text, known, names))
-    if skill == "ocr" and known is not None and known.lines is not None:
+    if skill == "ocr" and known.lines is not None:
         return Evidence(words=_words(text, known))
     return Evidence()
 
 
-def annotation_of(truth: Mapping[str, Any] | None) -> Annotation | None:
-    """A sample's truth where it has boxes; None where it is of another form."""
-    try:
-        return Annotation.from_truth(truth) if truth is not None else None
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _boxes(text: str, known: Annotation | None, names: Iterable[str]) -> tuple[DrawnBox, ...]:
-    things = None if known is None else known.things
+def _boxes(text: str, known: Annotation, names: Iterable[str]) -> tuple[DrawnBox, ...]:
+    things = known.things
     return tuple(
         DrawnBox(name, box, None if things is None else _is_there(name, box, things))
-        for name, box, _ in named_boxes(text, names if known is not None else None)
+        for name, box, _ in named_boxes(text, names if things is not None else None)
     )
 
 
@@ -59,11 +51,11 @@ def _is_there(name: str, box: Any, things: tuple[Thing, ...]) -> bool:
     return any(thing.name == name and iou(box, thing.box) >= MIN_IOU for thing in things)
 
 
-def _relations(text: str, known: Annotation | None, names: Iterable[str]) -> tuple[Told, ...]:
+def _relations(text: str, known: Annotation, names: Iterable[str]) -> tuple[Told, ...]:
     told = []
     for statement in dict.fromkeys(parse_statements(text, names)):
         is_right = None
-        if known is not None and known.things is not None:
+        if known.things is not None:
             checked = check_statements([statement], known.things)
             is_right = None if checked.num_unknown else checked.num_right > 0
         told.append(Told(f"{statement.one} {statement.relation} {statement.other}", is_right))

@@ -84,6 +84,14 @@ class Annotation:
             tuple(Line(word["text"], Box(*word["box"])) for word in truth["words"]),
         )
 
+    @classmethod
+    def from_any_truth(cls, truth: Mapping[str, Any] | None) -> Annotation:
+        """The same; of a truth of another form, or of none, nothing is known."""
+        try:
+            return cls() if truth is None else cls.from_truth(truth)
+        except (KeyError, TypeError, ValueError):  # a corpus may keep other things by the name of truth
+            return cls()
+
 
 def _thing(made: Mapping[str, Any]) -> Thing:
     spans = {"span": tuple(made["span"])} if made.get("span") else {}
