@@ -11,6 +11,9 @@
     ├── CampaignBusy         (RuntimeError)  another driver holds the campaign's lease
     ├── LeaseLost            (RuntimeError)  this driver held the lease and no longer does
     ├── EngineDied           (RuntimeError)  the generating engine is gone; its actor must be replaced
+    ├── UnknownModel         (LookupError)   nothing is served under that name
+    ├── NotReady             (RuntimeError)  it will be served, or was; nothing answers for it now
+    ├── Overloaded           (RuntimeError)  too many wait already; try again after some seconds
     └── StageFailed          (RuntimeError)  a stage gave up; names the stage and the remedy
 
 Every message names what is wrong, where, and what to do about it. Nothing is decided by matching a message.
@@ -118,6 +121,32 @@ def own_cause(error: BaseException) -> Vila2Error | None:
 
 class EngineDied(Vila2Error, RuntimeError):
     """The generating engine cannot go on; its process must be replaced."""
+
+
+class UnknownModel(Vila2Error, LookupError):
+    """Nothing is served under that name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"{name!r} is not served; take one of {', '.join(known) or 'none, for nothing is served'}")
+        self.name, self.known = name, known
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.name, self.known)
+
+
+class NotReady(Vila2Error, RuntimeError):
+    """What is asked is to be served, but nothing answers for it now."""
+
+
+class Overloaded(Vila2Error, RuntimeError):
+    """Too many questions wait already."""
+
+    def __init__(self, detail: str, retry_after_seconds: float) -> None:
+        super().__init__(detail)
+        self.detail, self.retry_after_seconds = detail, retry_after_seconds
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.detail, self.retry_after_seconds)
 
 
 class StageFailed(Vila2Error, RuntimeError):

@@ -22,6 +22,9 @@ MADE = [
     errors.CampaignBusy("held"),
     errors.LeaseLost("lost"),
     errors.EngineDied("gone"),
+    errors.UnknownModel("vlm-9", ("promoted",)),
+    errors.NotReady("still loads"),
+    errors.Overloaded("64 wait", 2.0),
     errors.StageFailed("gave up"),
 ]
 

@@ -26,6 +26,7 @@ LEVELS = (
         "campaign.plan",
         "engines.base",
         "engines.fake",
+        "engines.live",
         "train.guard",
         "train.packplan",
         "train.throughput",
@@ -41,7 +42,16 @@ LEVELS = (
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
 PURE = ("errors", "schema", "progress", "config", "captions", "skills", "screening", "campaign.plan", "engines.base")
-PURE += ("engines.fake", "train.guard", "train.packplan", "train.throughput", "evaluate.ranking", "evaluate.truth")
+PURE += (
+    "engines.fake",
+    "engines.live",
+    "serve.captioner",
+    "train.guard",
+    "train.packplan",
+    "train.throughput",
+    "evaluate.ranking",
+    "evaluate.truth",
+)
 PURE += ("train.memory", "model.architecture")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 

@@ -34,6 +34,7 @@ from vila2_ray.config.captions import (
 )
 from vila2_ray.config.corpus import ColumnsConfig, CorpusConfig, ScreenConfig, SourceConfig, SourceKind, TrainingStage
 from vila2_ray.config.fields import operational, semantic_fields
+from vila2_ray.config.serving import ServeConfig
 from vila2_ray.config.skills import SkillConfig, SkillName, SkillsConfig
 from vila2_ray.config.training import BaseConfig, Part, StageConfig, Tracker, TrainConfig
 from vila2_ray.errors import ConfigError
@@ -63,6 +64,7 @@ __all__ = [
     "Rule",
     "SamplingConfig",
     "ScreenConfig",
+    "ServeConfig",
     "SkillConfig",
     "SkillName",
     "SkillsConfig",
@@ -107,6 +109,7 @@ class Config:
     rates: RatesConfig = operational(factory=RatesConfig)
     planning: PlanningConfig = operational(factory=PlanningConfig)
     prices: PricesConfig = operational(factory=PricesConfig)
+    serve: ServeConfig = operational(factory=ServeConfig)
 
     def __post_init__(self) -> None:
         if unknown := set(self.specialists) - set(get_args(SkillName)):
