@@ -1,7 +1,7 @@
 """The protocol of an engine that serves: a request comes at any moment, and its text goes out while it is made. Pure.
 
-The engines that recaption (`engines.base`) are stepped by their one caller; these run by themselves beside an event loop.
-Both decode alike: `SamplingConfig`, one random stream a request, the image before the words of the first user's turn.
+The engines that recaption (`engines.base`) are stepped by their one caller; these run by themselves beside an event
+loop. Both decode alike: `SamplingConfig`, one random stream a request, the image before the first user's words.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class LiveEngine(Protocol):
     def generate(self, request: LiveRequest) -> AsyncGenerator[Piece, None]:
         """The answer in pieces. Closing the generator, or cancelling who reads it, ends the work in the engine.
 
-        Raises SampleError for what this request alone is to blame for (an image that the family's processor refuses, more
-        tokens than fit the context), EngineDied when the engine cannot go on.
+        Raises SampleError for what this request alone is to blame for (an image that the family's processor refuses,
+        more tokens than fit the context), EngineDied when the engine cannot go on.
         """
 
     async def check(self) -> None:

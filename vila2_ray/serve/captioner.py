@@ -36,8 +36,8 @@ class Standing:
 
     name: str
     state: State
-    """serving: answers, perhaps still with the checkpoint before. loading: nothing answers yet. failed: nothing does, and the
-    newest try to load failed."""
+    """serving: answers, perhaps still with the checkpoint before. loading: nothing answers yet. failed: nothing does,
+    and the newest try to load failed."""
     served: Served | None = None
     """What answers now."""
     detail: str = ""
@@ -82,8 +82,9 @@ class Captioner(Protocol):
     def answer(self, question: Question) -> AsyncGenerator[Said, None]:
         """Pieces until one has a finish_reason. Closing the generator, or cancelling who reads it, ends the work.
 
-        Raises SampleError for a bad image or a conversation that does not fit, UnknownModel for a name that is not served,
-        NotReady while nothing answers for it, Overloaded when too many wait, EngineDied when the engine died of it twice.
+        Raises SampleError for a bad image or a conversation that does not fit, UnknownModel for a name that is not
+        served, NotReady while nothing answers for it, Overloaded when too many wait, EngineDied when the engine died of
+        it twice.
         """
 
     async def close(self) -> None:
