@@ -16,8 +16,8 @@ class ServeConfig:
     """Address to listen on. Others than loopback need keys."""
     port: int = operational(8000)
     models: tuple[str, ...] = operational(("promoted",))
-    """What is served side by side: `promoted` (follows the campaign's promotion), a model of the campaign (vlm-0), or a skill
-    (ocr: its specialist). Questions that name none go to the first."""
+    """What is served side by side: `promoted` (follows the campaign's promotion), a model of the campaign (vlm-0), or a
+    skill (ocr: its specialist). Questions that name none go to the first."""
     keys: str = operational("")
     """File of hashed API keys, as `vila2 serve-key` writes it. Empty: no keys, on loopback only."""
     docs: bool = operational(True)
