@@ -41,7 +41,7 @@ _REFUSED = (422, "not-answerable", "The model cannot answer this")
 
 
 class Problem(Exception):
-    """An answer that is an error: `slug` is stable, for programs; `title` says it in words; `detail` is of this time."""
+    """An answer that is an error: `slug` is stable, for programs; `title` says it in words; `detail` is of this one."""
 
     def __init__(
         self,
