@@ -204,7 +204,7 @@ def _of_http(error: HTTPException) -> Problem:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Refused"
-    detail = str(error.detail)
+    detail = str(error.detail) or title
     if detail == title:  # Starlette's own: it knows no more
         known = {404: "there is nothing at this address; /docs lists what there is"}
         known[405] = "this address takes other methods; see Allow"

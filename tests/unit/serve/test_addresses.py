@@ -4,7 +4,7 @@ import contextlib
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vila2_ray.serve.addresses import is_public, target
@@ -42,12 +42,14 @@ INSIDE = [
 
 
 @given(st.sampled_from(INSIDE), st.integers(min_value=0))
+@settings(deadline=None)
 def test_no_address_of_the_inside_is_public(net: str, offset: int) -> None:
     inside = ipaddress.ip_network(net)
     assert not is_public(str(inside[offset % inside.num_addresses]))
 
 
 @given(st.ip_addresses(v=4), st.sampled_from(["::ffff:{}", "::{}", "64:ff9b::{}"]))
+@settings(deadline=None)
 def test_no_address_within_an_address_is_public(address: ipaddress.IPv4Address, form: str) -> None:
     assert not is_public(form.format(address))
     assert not is_public(str(ipaddress.IPv6Address((0x2002 << 112) | int(address) << 80)))
@@ -66,6 +68,7 @@ def test_what_is_no_plain_address_is_not(address: str) -> None:
 
 
 @given(st.text(max_size=60))
+@settings(deadline=None)
 def test_any_text_is_a_target_or_a_problem(text: str) -> None:
     with contextlib.suppress(Problem):
         found = target(text)

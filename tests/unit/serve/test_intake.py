@@ -124,6 +124,7 @@ def test_no_bytes_do_more_than_be_refused(data: bytes, start: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=500))
+@settings(deadline=None)
 def test_base64_comes_back_whole_with_and_without_line_breaks(data: bytes) -> None:
     text = base64.b64encode(data).decode()
     assert from_base64(text) == data
@@ -133,6 +134,7 @@ def test_base64_comes_back_whole_with_and_without_line_breaks(data: bytes) -> No
 
 
 @given(st.text(max_size=80))
+@settings(deadline=None)
 def test_any_text_is_bytes_or_a_problem(text: str) -> None:
     for read in (from_base64, from_data_url):
         with contextlib.suppress(Problem):
@@ -140,7 +142,7 @@ def test_any_text_is_bytes_or_a_problem(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=", "a", "abc", "ab-_", "äöü=", "AAAA====", "\ud800AAA", "data:image/png;base64,AAAA"]
+    "text", ["", "=", "a", "abc", "ab-_", "äöü=", "AAAA=A", "\ud800AAA", "data:image/png;base64,AAAA"]
 )
 def test_base64_that_is_none(text: str) -> None:
     with pytest.raises(Problem) as caught:
