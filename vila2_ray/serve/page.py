@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +11,6 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-
-from vila2_ray.config.serving import ServeConfig
 
 POLICY = "; ".join(
     (
@@ -42,7 +39,6 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
-    "json": "application/json",
 }
 """By how a file's name ends; not the system's table, which differs between machines."""
 
@@ -60,12 +56,9 @@ class PageFile:
         return f'"{hashlib.sha256(self.content).hexdigest()[:20]}"'
 
 
-def mount_page(app: FastAPI, settings: ServeConfig | None = None) -> None:
-    """Adds GET and HEAD of `/` and `/page/NAME`; both need no API key, and stand in no OpenAPI document.
-
-    The page warns of pictures beyond the bounds of `settings` before it sends them.
-    """
-    held = dict(page_files(settings or ServeConfig()))
+def mount_page(app: FastAPI) -> None:
+    """Adds GET and HEAD of `/` and `/page/NAME`; both need no API key, and stand in no OpenAPI document."""
+    held = dict(page_files())
     headers = {name: {**_HEADERS, "ETag": file.etag} for name, file in held.items()}
 
     async def page(request: Request) -> Response:
@@ -80,21 +73,9 @@ def mount_page(app: FastAPI, settings: ServeConfig | None = None) -> None:
         app.add_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def page_files(settings: ServeConfig) -> Iterator[tuple[str, PageFile]]:
+def page_files() -> Iterator[tuple[str, PageFile]]:
     """Name and file, all there are; read once, when the app is made."""
     for entry in files("vila2_ray.serve").joinpath("page").iterdir():
         ending = entry.name.rpartition(".")[2]
         if ending in _TYPES:
             yield entry.name, PageFile(entry.read_bytes(), _TYPES[ending])
-    yield "limits.json", PageFile(json.dumps(limits(settings)).encode(), _TYPES["json"])
-
-
-def limits(settings: ServeConfig) -> dict[str, int]:
-    """What the page must know of the endpoint's bounds."""
-    return {
-        "max_body_bytes": int(settings.max_body_mb * 2**20),
-        "max_images": settings.max_images,
-        "max_pixels": settings.max_pixels,
-        "max_tokens": settings.max_tokens,
-        "default_tokens": settings.default_tokens,
-    }

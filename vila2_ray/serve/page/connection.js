@@ -10,7 +10,7 @@ import * as prompts from "./prompts.js";
 const POLL_MS = 5000;
 
 /** The endpoint's bounds; its own as soon as they are known. */
-export let limits = { max_body_bytes: 32 * 2 ** 20, max_images: 16, max_pixels: 40e6 };
+export let limits = { max_body_mb: 32, max_images: 16, max_pixels: 40e6 };
 
 let state = "new"; // new | connected | lost | locked (a key is wanted)
 let say = () => {};
@@ -58,11 +58,8 @@ async function refresh() {
       await models.refresh();
       return;
     }
-    limits = await get("page/limits.json");
-    pictures.bound(limits);
-    byId("max_tokens").max = limits.max_tokens;
-    byId("max_tokens").placeholder = limits.default_tokens;
-    const [{ prompts: known }] = await Promise.all([get("v1/prompts"), models.refresh()]);
+    const [{ prompts: known }, bounds] = await Promise.all([get("v1/prompts"), models.refresh()]);
+    bound(bounds);
     prompts.fill(known);
     state = "connected";
     byId("key-note").textContent = key.read() ? "accepted" : "";
@@ -76,4 +73,11 @@ async function refresh() {
       say(problem.message);
     }
   }
+}
+
+function bound(bounds) {
+  limits = bounds;
+  pictures.bound(limits);
+  byId("max_tokens").max = limits.max_tokens;
+  byId("max_tokens").placeholder = limits.default_tokens;
 }
