@@ -6,7 +6,7 @@ import io
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import uvicorn
 from PIL import Image
-from vila2_ray.serve.app import create_app
 
 from tests.e2e.page_models import PageModels
 from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config.serving import ServeConfig
+from vila2_ray.serve.app import create_app
 from vila2_ray.serve.keys import Keys
 
 WATCH = """
@@ -122,7 +122,7 @@ def visiting(browser: Any, url: str, expected: tuple[str, ...] = (), **context: 
 def page(chromium: Any, endpoint: Endpoint) -> Iterator[Any]:
     """The page as it is opened, connected."""
     with visiting(chromium, endpoint.url) as opened:
-        opened.get_by_label("promoted").wait_for()
+        model(opened, "promoted").wait_for()
         yield opened
 
 
@@ -147,6 +147,20 @@ def ask(page: Any, question: str | None = None) -> None:
     if question is not None:
         page.get_by_label("Question in words").fill(question)
     page.get_by_role("button", name="Ask", exact=False).first.click()
+
+
+def model(page: Any, name: str) -> Any:
+    """The checkbox of a model."""
+    return page.get_by_role("checkbox", name=name)
+
+
+def until(page: Any, is_so: Callable[[], bool]) -> None:
+    """Waits for what the page itself cannot see."""
+    for _ in range(300):
+        if is_so():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("not within 15 seconds")
 
 
 def answer(page: Any, model: str, picture: int = 0) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Endpoint, answer, ask, choose, named, picture
+from tests.e2e.browser import Endpoint, answer, ask, choose, model, named, picture, until
 from tests.e2e.browser import chromium as chromium
 from tests.e2e.browser import endpoint as endpoint
 from tests.e2e.browser import page as page
@@ -64,14 +64,14 @@ def test_pictures_are_chosen_dropped_and_pasted(page: Any, tmp_path: Path) -> No
 def test_two_models_answer_side_by_side_about_two_pictures(page: Any, endpoint: Endpoint) -> None:
     endpoint.models.asked.clear()
     choose(page, named("wide.png", picture(640, 200)), named("tall.png", picture(200, 640, "#6688aa")))
-    page.get_by_label("vlm-0").check()
+    model(page, "vlm-0").check()
     page.get_by_label("Prompt", exact=True).select_option("brief")
     ask(page)
     for number in (0, 1):
-        for model in ("promoted", "vlm-0"):
-            caption = whole(page, model, number).locator(".caption")
-            expect(caption).to_have_text(BOXED[model])
-    first, second = (answer(page, model).bounding_box() for model in ("promoted", "vlm-0"))
+        for name in ("promoted", "vlm-0"):
+            caption = whole(page, name, number).locator(".caption")
+            expect(caption).to_have_text(BOXED[name])
+    first, second = (answer(page, name).bounding_box() for name in ("promoted", "vlm-0"))
     assert first["y"] == second["y"]
     assert first["x"] + first["width"] <= second["x"]
     expect(answer(page, "promoted").locator("h3")).to_contain_text("vlm-1 · 5be0a1c2d3e4 · fake 1")
@@ -85,7 +85,7 @@ def test_two_models_answer_side_by_side_about_two_pictures(page: Any, endpoint: 
 
 def test_boxes_lie_where_the_caption_says(page: Any) -> None:
     choose(page, named("wide.png", picture(640, 400)))
-    page.get_by_label("vlm-0").check()
+    model(page, "vlm-0").check()
     ask(page)
     whole(page)
     whole(page, "vlm-0")
@@ -123,22 +123,14 @@ def test_a_caption_and_its_boxes_are_seen_while_it_is_written(page: Any, endpoin
     expect(found).to_have_attribute("data-state", "writing")
     expect(found.locator(".caption")).to_have_attribute("aria-busy", "true")
     before = len(found.locator(".caption").text_content())
-    page.wait_for_function("before => document.querySelector('.caption').textContent.length > before", arg=before)
+    until(page, lambda: len(found.locator(".caption").text_content()) > before)
     page.get_by_role("button", name="Stop").click()
     expect(found).to_have_attribute("data-state", "stopped")
     expect(page.get_by_role("status")).to_have_text("Stopped.")
     expect(page.get_by_role("button", name="Ask", exact=False).first).to_be_focused()
     assert "and on" in found.locator(".caption").text_content()
     page.wait_for_function("() => true")
-    _until(page, lambda: endpoint.models.num_closed == closed + 1)
-
-
-def _until(page: Any, is_so: Any) -> None:
-    for _ in range(200):
-        if is_so():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("not within ten seconds")
+    until(page, lambda: endpoint.models.num_closed == closed + 1)
 
 
 def test_answers_are_copied_as_json_and_as_a_command_that_runs(page: Any, endpoint: Endpoint, tmp_path: Path) -> None:
@@ -161,8 +153,7 @@ def test_answers_are_copied_as_json_and_as_a_command_that_runs(page: Any, endpoi
     assert copied["boxes"][0] == {"phrase": "small dog", "box": [100, 200, 500, 700]}
 
     found.get_by_role("button", name="Copy curl").click()
-    expect(found.get_by_role("button", name="Copied")).to_have_count(1)
-    page.wait_for_function("async () => (await navigator.clipboard.readText()).startsWith('curl')")
+    until(page, lambda: page.evaluate("navigator.clipboard.readText()").startswith("curl"))
     command = page.evaluate("navigator.clipboard.readText()")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, timeout=60, env=environment)
@@ -185,8 +176,8 @@ def test_prompt_and_question_say_the_same(page: Any, endpoint: Endpoint) -> None
     whole(page)
     assert endpoint.models.asked[-1].turns[-1].text == "What breed is the dog?"
     expect(page.locator(".run h2").first).to_have_text("What breed is the dog?")
-    page.get_by_label("promoted").uncheck()
-    page.get_by_label("grounding").check()
+    model(page, "promoted").uncheck()
+    model(page, "grounding").check()
     words.fill("")
     expect(select).to_have_value("")
     ask(page)
@@ -232,7 +223,7 @@ def test_a_promotion_is_seen(page: Any, endpoint: Endpoint) -> None:
     before = dict(endpoint.models.served)
     page.clock.install()
     page.reload()
-    expect(page.get_by_label("promoted")).to_be_checked()
+    expect(model(page, "promoted")).to_be_checked()
     expect(page.locator(".model").first).to_contain_text("vlm-1")
     try:
         endpoint.models.served["promoted"] = replace(before["promoted"], model="vlm-2", digest="ab" * 32)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Endpoint, answer, ask, choose, named, picture, serving, visiting
+from tests.e2e.browser import Endpoint, answer, ask, choose, model, named, picture, serving, until, visiting
 from tests.e2e.browser import chromium as chromium
 from tests.e2e.browser import endpoint as endpoint
 from tests.e2e.browser import page as page
@@ -53,7 +53,7 @@ def test_scripts_from_elsewhere_do_not_run(chromium: Any, endpoint: Endpoint) ->
 
 def test_errors_are_sentences(chromium: Any, endpoint: Endpoint) -> None:
     with visiting(chromium, endpoint.url, expected=("status of 429", "status of 5")) as page:
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         ask(page)
         expect(page.get_by_role("status")).to_have_text("Choose a picture first.")
         expect(page.locator("#files")).to_be_focused()
@@ -86,7 +86,7 @@ def test_errors_are_sentences(chromium: Any, endpoint: Endpoint) -> None:
 
 def test_nobody_answers(chromium: Any) -> None:
     with serving() as short, visiting(chromium, short.url, expected=("ERR_CONNECTION_REFUSED",)) as page:
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         choose(page, ONE)
         page.context.route("**/v1/captions", lambda route: route.abort("connectionrefused"))
         ask(page)
@@ -98,7 +98,7 @@ def test_pictures_beyond_the_bounds_are_left_out(chromium: Any) -> None:
     settings = ServeConfig(max_body_mb=0.5, max_images=2, max_pixels=90_000)
     noise = random.Random(0).randbytes(600_000)
     with serving(settings) as small, visiting(chromium, small.url) as page:
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         choose(page, named("heavy.png", picture(8, 8) + noise), named("large.png", picture(400, 300)))
         expect(page.locator("#pictures li").nth(0)).to_contain_text("the endpoint takes less than 0.5 MB")
         expect(page.locator("#pictures li").nth(1)).to_contain_text("0.1 million pixels")
@@ -124,7 +124,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(chromium: Any, tmp_path: 
         expect(page.get_by_role("status")).to_have_text("The endpoint does not accept this API key.")
         key.fill(secret)
         page.keyboard.press("Enter")
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         expect(page.get_by_role("status")).to_have_text("")
         choose(page, ONE)
         ask(page)
@@ -140,15 +140,12 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(chromium: Any, tmp_path: 
         assert secret not in command
         assert "Bearer $VILA2_API_KEY" in command
         page.reload()
-        page.get_by_label("promoted").wait_for()  # still held
+        model(page, "promoted").wait_for()  # still held
 
         os.truncate(tmp_path / "keys", 0)  # revoked
         add_key(tmp_path / "keys", "bob")
         choose(page, ONE)
-        expect_refused = page.get_by_role("status").filter(has_text="does not accept this API key")
-        for _ in range(40):  # the file is looked at again within a second
-            ask(page)
-            if expect_refused.count():
-                break
-            page.wait_for_timeout(250)
+        refused = page.get_by_role("status").filter(has_text="does not accept this API key")
+        until(page, lambda: ask(page) or refused.count() > 0)  # the file is looked at again within a second
+        ask(page)
         expect(page.get_by_label("API key", exact=True)).to_be_focused()

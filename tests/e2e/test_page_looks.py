@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Endpoint, answer, ask, choose, named, picture, visiting
+from tests.e2e.browser import Endpoint, answer, ask, choose, model, named, picture, visiting
 from tests.e2e.browser import chromium as chromium
 from tests.e2e.browser import endpoint as endpoint
 from tests.e2e.browser import page as page
@@ -23,9 +23,9 @@ ONE = named("one.png", picture())
 def test_a_phone_scrolls_in_one_direction(chromium: Any, endpoint: Endpoint) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
     with visiting(chromium, endpoint.url, **phone) as page:
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         choose(page, named("a_very_long_name_without_any_space_" * 4 + ".png", picture(1600, 300)))
-        page.get_by_label("vlm-0").check()
+        model(page, "vlm-0").check()
         for summary in page.locator("summary").all():
             summary.tap()
         ask(page, "W" * 300)
@@ -46,7 +46,7 @@ def test_a_phone_scrolls_in_one_direction(chromium: Any, endpoint: Endpoint) -> 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(chromium: Any, endpoint: Endpoint, scheme: str) -> None:
     with visiting(chromium, endpoint.url, color_scheme=scheme) as page:
-        page.get_by_label("promoted").wait_for()
+        model(page, "promoted").wait_for()
         choose(page, ONE)
         ask(page)
         expect(answer(page, "promoted")).to_have_attribute("data-state", "whole")

@@ -42,13 +42,16 @@ export function enterKey() {
   return refresh();
 }
 
-/** Without a right key nothing works: it is asked for where it is to be entered. */
-export function wantKey() {
+/** Whether nothing works before another key is entered. */
+export const isLocked = () => state === "locked";
+
+/** Asks for a key, where it is to be entered; takes the person there unless they are at something else. */
+export function wantKey(isInterrupting = false) {
   state = "locked";
   const refused = Boolean(key.read());
   byId("key-note").textContent = refused ? "not accepted" : "needed";
   byId("key-section").open = true;
-  byId("key").focus();
+  if (!isInterrupting) byId("key").focus();
   say(refused ? "The endpoint does not accept this API key." : "The endpoint needs an API key.");
 }
 
@@ -67,7 +70,7 @@ async function refresh() {
   } catch (error) {
     const problem = problemOf(error);
     if (problem.status === 401) {
-      wantKey();
+      wantKey(state === "connected");
     } else if (state !== "lost") {
       state = "lost";
       say(problem.message);
