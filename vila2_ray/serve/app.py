@@ -20,6 +20,8 @@ from vila2_ray.serve.keys import Keys
 from vila2_ray.serve.metrics import Metrics, add_metrics
 from vila2_ray.serve.page import mount_page
 
+_PAGE_DATA = ("/page/limits.json",)
+"""What the page reads before it has a key."""
 _CLIENT_GONE = 499
 """Nobody reads this answer; the log and the metrics tell it from others."""
 
@@ -54,11 +56,11 @@ def create_app(captioner: Captioner, settings: ServeConfig, prompts: Prompts, ke
     add_metrics(app, endpoint.metrics)
     _add_probes(app, captioner)
     if settings.docs:
-        mount_page(app)
+        mount_page(app, settings)
     describe(app, settings, needs_key=keys is not None)
     problems.install(app)
     app.add_exception_handler(ClientDisconnect, _nobody)
-    rim.install(app, settings, keys, endpoint.metrics)
+    rim.install(app, settings, keys, endpoint.metrics, open_paths=_PAGE_DATA if settings.docs else ())
     return app
 
 

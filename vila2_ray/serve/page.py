@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +12,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from vila2_ray.config.serving import ServeConfig
 
 POLICY = "; ".join(
     (
@@ -39,6 +42,7 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
+    "json": "application/json",
 }
 """By how a file's name ends; not the system's table, which differs between machines."""
 
@@ -56,9 +60,12 @@ class PageFile:
         return f'"{hashlib.sha256(self.content).hexdigest()[:20]}"'
 
 
-def mount_page(app: FastAPI) -> None:
-    """Adds GET and HEAD of `/` and `/page/NAME`; both need no API key, and stand in no OpenAPI document."""
-    held = dict(page_files())
+def mount_page(app: FastAPI, settings: ServeConfig) -> None:
+    """Adds GET and HEAD of `/` and `/page/NAME`; both need no API key, and stand in no OpenAPI document.
+
+    The page knows the bounds of `settings`: it warns of pictures beyond them before it sends them.
+    """
+    held = dict(page_files()) | {"limits.json": limits_file(settings)}
     headers = {name: {**_HEADERS, "ETag": file.etag} for name, file in held.items()}
 
     async def page(request: Request) -> Response:
@@ -79,3 +86,9 @@ def page_files() -> Iterator[tuple[str, PageFile]]:
         ending = entry.name.rpartition(".")[2]
         if ending in _TYPES:
             yield entry.name, PageFile(entry.read_bytes(), _TYPES[ending])
+
+
+def limits_file(settings: ServeConfig) -> PageFile:
+    """What the page must know of the endpoint's bounds."""
+    names = ("max_body_mb", "max_images", "max_pixels", "max_tokens", "default_tokens")
+    return PageFile(json.dumps({name: getattr(settings, name) for name in names}).encode(), _TYPES["json"])

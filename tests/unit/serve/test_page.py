@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from vila2_ray.config.serving import ServeConfig
 from vila2_ray.serve.page import POLICY, mount_page, page_files
 
 FILES = dict(page_files())
@@ -17,7 +18,7 @@ ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9.-]+", re.I)
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     app = FastAPI()
-    mount_page(app)
+    mount_page(app, ServeConfig(max_body_mb=7.5))
     return TestClient(app)
 
 
@@ -38,6 +39,14 @@ def test_a_file_is_sent_again_only_when_it_changed(client: TestClient) -> None:
     again = client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert client.get("/page/main.js", headers={"If-None-Match": '"old"'}).status_code == 200
+
+
+def test_the_page_is_told_the_bounds(client: TestClient) -> None:
+    told = client.get("/page/limits.json")
+    assert told.headers["content-type"] == "application/json"
+    assert told.json() == {
+        "max_body_mb": 7.5, "max_images": 16, "max_pixels": 40_000_000, "max_tokens": 1024, "default_tokens": 256
+    }  # fmt: skip
 
 
 def test_only_the_pages_files_are_there(client: TestClient) -> None:

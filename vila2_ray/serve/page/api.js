@@ -36,6 +36,7 @@ async function request(path, options) {
 /** What any error of asking means for people. */
 export function problemOf(error) {
   if (error instanceof Problem) return error;
+  console.error(error); // a lost connection, or a mistake of ours
   return new Problem({ title: "The answer broke off", detail: "the connection was lost before its end" });
 }
 

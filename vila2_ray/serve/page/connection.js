@@ -61,8 +61,8 @@ async function refresh() {
       await models.refresh();
       return;
     }
-    const [{ prompts: known }, bounds] = await Promise.all([get("v1/prompts"), models.refresh()]);
-    bound(bounds);
+    bound(await get("page/limits.json"));
+    const [{ prompts: known }] = await Promise.all([get("v1/prompts"), models.refresh()]);
     prompts.fill(known);
     state = "connected";
     byId("key-note").textContent = key.read() ? "accepted" : "";

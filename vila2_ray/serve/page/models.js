@@ -5,9 +5,9 @@ import { byId, make } from "./dom.js";
 
 const rows = new Map(); // name → {standing, item, input, note}
 
-/** Asks what is served; gives the endpoint's bounds. Raises Problem. */
+/** Asks what is served. Raises Problem. */
 export async function refresh() {
-  const { models, limits } = await get("v1/standing");
+  const { models } = await get("v1/standing");
   const isFirst = rows.size === 0;
   byId("models-note")?.remove();
   for (const [name, row] of rows) {
@@ -20,7 +20,6 @@ export async function refresh() {
     tell(rows.get(standing.name), standing);
   }
   if (isFirst && models.length) rows.get(models[0].name).input.checked = true;
-  return limits;
 }
 
 /** The models that are asked, in the order of the page: {name, skill, model, digest, engine}. */

@@ -10,7 +10,7 @@ let chosen = [];
 export const sendable = () => chosen.filter(({ problem }) => !problem);
 export const numLeftOut = () => chosen.length - sendable().length;
 
-/** The endpoint's bounds, as /v1/standing tells them. */
+/** The endpoint's bounds, as page/limits.json has them. */
 export function bound(by) {
   limits = by;
   chosen.forEach(judge);
