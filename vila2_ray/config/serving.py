@@ -53,7 +53,14 @@ class ServeConfig:
     """For questions that still run when their checkpoint is replaced or the endpoint stops."""
 
     def __post_init__(self) -> None:
-        positive = ("max_body_mb", "max_images", "max_pixels", "max_prompt_characters", "max_tokens", "default_tokens")
+        positive: tuple[str, ...] = (
+            "max_body_mb",
+            "max_images",
+            "max_pixels",
+            "max_prompt_characters",
+            "max_tokens",
+            "default_tokens",
+        )
         positive += ("fetch_timeout_seconds", "timeout_seconds", "min_replicas", "poll_seconds", "load_timeout_seconds")
         check_positive("serve", self, *positive, "drain_seconds")
         if not 0 <= self.port < 65536:
