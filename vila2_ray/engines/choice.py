@@ -31,7 +31,7 @@ def vllm_problem() -> str:
     """Why vLLM cannot run here, in a few words; empty where it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed: pip install 'vila2-ray[gpu]' (or [cpu])"
-    from vila2_ray.engines.vllm import set_environment
+    from vila2_ray.engines.vllm_arguments import set_environment
 
     set_environment()
     try:
