@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9_.]|-(?!-))*")
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class Setup:
     """Everything that its parts on a cluster need; pickles."""
 
     campaign: str
@@ -38,6 +38,16 @@ class Endpoint:
     @property
     def bounds(self) -> Bounds:
         return Bounds(self.settings.load_timeout_seconds)
+
+    @property
+    def shares_process(self) -> bool:
+        """Whether the engine runs in the process that listens, without Ray."""
+        wanted, settings = self.settings.process, self.settings
+        fits = len(settings.models) == 1 and settings.max_replicas == 1
+        if wanted == "shared" and not fits:
+            remedy = "one process holds one replica of one model: take serve.process=own, or auto"
+            raise ConfigError("serve.process", wanted, remedy)
+        return wanted == "shared" or (wanted == "auto" and fits and not self.config.recaption.engine.gpus_per_actor)
 
     def prompts(self) -> Prompts:
         return Prompts(custom=self.config.recaption.prompts)
@@ -54,7 +64,7 @@ class Endpoint:
         return WorkerSpec(version, folder, recaption.engine, told, settings.max_waiting, settings.max_pixels)
 
 
-def endpoint(campaign: str, overrides: Sequence[str] = ()) -> Endpoint:
+def setup(campaign: str, overrides: Sequence[str] = ()) -> Setup:
     """Of a campaign as its last driver resolved it, with `key=value` on top.
 
     Raises ConfigError for a folder that is no campaign and for fields that serving does not read, StorageError.
@@ -75,4 +85,4 @@ def endpoint(campaign: str, overrides: Sequence[str] = ()) -> Endpoint:
             raise ConfigError("serve.models", name, "name promoted, a model such as vlm-0, or a skill such as ocr")
     if config.serve.keys:  # workers run in other folders
         config = replace(config, serve=replace(config.serve, keys=str(Path(config.serve.keys).expanduser().resolve())))
-    return Endpoint(store.uri, config)
+    return Setup(store.uri, config)

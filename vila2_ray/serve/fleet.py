@@ -11,12 +11,14 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from vila2_ray.serve.configuring import Endpoint
+from vila2_ray.serve.configuring import Setup
 from vila2_ray.serve.line import DEPLOYMENT, ServeLine
 from vila2_ray.serve.replica import Replica
 from vila2_ray.serve.states import Phase, Run, Version
 
 ASK_SECONDS = 10.0
+UPSCALE_SECONDS, DOWNSCALE_SECONDS = 5.0, 60.0
+"""How long replicas are full, or idle, before there are more or fewer of them."""
 _PHASES: dict[ApplicationStatus, Phase] = {
     ApplicationStatus.DEPLOY_FAILED: "failed",
     ApplicationStatus.DELETING: "stopping",
@@ -27,9 +29,9 @@ _PHASES: dict[ApplicationStatus, Phase] = {
 class ServeFleet:
     """The versions of one endpoint. Belongs to an event loop; what blocks runs in threads."""
 
-    def __init__(self, endpoint: Endpoint, prefix: str) -> None:
+    def __init__(self, setup: Setup, prefix: str) -> None:
         """`prefix` begins the names of its applications: another for every endpoint on a cluster."""
-        self._endpoint, self._prefix = endpoint, prefix
+        self._setup, self._prefix = setup, prefix
         self._stopping: set[str] = set()
         self._lines: dict[str, ServeLine] = {}
 
@@ -60,7 +62,7 @@ class ServeFleet:
 
     async def start(self, version: Version) -> None:
         self._stopping.discard(version.key)
-        application = _deployment(self._endpoint, version)
+        application = _deployment(self._setup, version)
         await asyncio.to_thread(_deploy, application, self.application(version.key))
 
     async def smoke(self, key: str) -> str:
@@ -74,7 +76,7 @@ class ServeFleet:
         await asyncio.to_thread(serve.delete, self.application(key), False)
 
     async def room(self) -> int:
-        engine = self._endpoint.config.recaption.engine
+        engine = self._setup.config.recaption.engine
         free = await asyncio.to_thread(ray.available_resources)
         needs = {"CPU": engine.cpus_per_actor, "GPU": engine.gpus_per_actor}
         return min(math.floor(free.get(name, 0.0) / need) for name, need in needs.items() if need > 0)
@@ -90,8 +92,8 @@ class ServeFleet:
         return self._lines[key]
 
 
-def _deployment(endpoint: Endpoint, version: Version) -> Any:
-    engine, settings = endpoint.config.recaption.engine, endpoint.settings
+def _deployment(setup: Setup, version: Version) -> Any:
+    engine, settings = setup.config.recaption.engine, setup.settings
     bound = engine.batch_size + settings.max_waiting
     deployment = serve.deployment(Replica).options(  # type: ignore[attr-defined]
         name=DEPLOYMENT,
@@ -103,8 +105,8 @@ def _deployment(endpoint: Endpoint, version: Version) -> Any:
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": float(engine.batch_size),
-            "upscale_delay_s": 5.0,
-            "downscale_delay_s": 60.0,
+            "upscale_delay_s": UPSCALE_SECONDS,
+            "downscale_delay_s": DOWNSCALE_SECONDS,
         },
         graceful_shutdown_timeout_s=settings.drain_seconds,
         graceful_shutdown_wait_loop_s=0.1,
@@ -113,7 +115,7 @@ def _deployment(endpoint: Endpoint, version: Version) -> Any:
         max_constructor_retry_count=2,
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
-    return deployment.bind(endpoint.worker(version))
+    return deployment.bind(setup.worker(version))
 
 
 def _deploy(application: Any, name: str) -> None:

@@ -35,10 +35,10 @@ async def merged(pieces: AsyncGenerator[Piece, None], seconds: float = MERGE_SEC
             await came.wait()
             came.clear()
             if waiting:
-                joined = _joined(waiting)
+                together = joined(waiting)
                 waiting.clear()
-                yield joined
-                if joined.finish_reason:
+                yield together
+                if together.finish_reason:
                     break
             elif task.done():
                 break
@@ -53,5 +53,6 @@ async def merged(pieces: AsyncGenerator[Piece, None], seconds: float = MERGE_SEC
             await task
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def joined(pieces: list[Piece]) -> Piece:
+    """Several pieces of an answer, one after the other, as one."""
     return replace(pieces[-1], text="".join(piece.text for piece in pieces))

@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from vila2_ray.engines.live import Piece
+from vila2_ray.engines.niceness import take_normal_niceness
 from vila2_ray.errors import EngineDied, NotReady, Vila2Error
 from vila2_ray.serve.captioner import Question
-from vila2_ray.serve.merging import merged
+from vila2_ray.serve.merging import joined, merged
 from vila2_ray.serve.states import Version
 from vila2_ray.serve.worker import Worker, WorkerSpec
 
@@ -28,7 +29,7 @@ class Replica:
     """Holds a worker, or the reason why it could not be opened."""
 
     async def __init__(self, spec: WorkerSpec) -> None:
-        _raise_priority()
+        take_normal_niceness()
         if spec.engine.name != "fake":
             import torch
 
@@ -62,17 +63,15 @@ class Replica:
 
     async def whole(self, question: Question) -> Piece | Vila2Error:
         """The answer as one piece."""
-        piece: Piece | None = None
+        said: list[Piece] = []
         try:
             async with aclosing(self._open().answer(question)) as pieces:
-                async for piece in pieces:
-                    pass
+                said = [piece async for piece in pieces]
         except EngineDied as death:
             _end_process(death)
         except Vila2Error as error:
             return error
-        assert piece is not None
-        return piece
+        return joined(said)
 
     async def stream(self, question: Question) -> AsyncGenerator[Piece | Vila2Error, None]:
         """The answer in pieces."""
@@ -105,12 +104,6 @@ class Replica:
         if self._worker is None:
             raise NotReady(f"{self._version.target.label} could not be loaded on this replica")
         return self._worker
-
-
-def _raise_priority() -> None:
-    """Ray starts workers at niceness 15, so that jobs do not starve its own processes; here people wait for answers."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _end_process(death: EngineDied) -> None:

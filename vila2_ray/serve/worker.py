@@ -64,19 +64,14 @@ class Worker:
         """Which engine and version answers."""
         return f"{self.engine.name} {self.engine.version}"
 
-    async def answer(self, question: Question) -> AsyncGenerator[Piece, None]:
-        """Raises SampleError, Overloaded, EngineDied."""
-        self._refuse_too_many()
-        async with aclosing(self._answer(question)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    def _refuse_too_many(self) -> None:
+    def answer(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """Raises Overloaded at once; SampleError and EngineDied where the first piece is awaited."""
         limit = self.engine.capacity + self.spec.max_waiting
         if self.num_in_hand >= limit:
             rounds = (self.num_in_hand - self.engine.capacity + 1) / self.engine.capacity
             detail = f"{self.num_in_hand} questions run or wait already"
             raise Overloaded(detail, math.ceil(max(1.0, rounds * self._answer_seconds)))
+        return self._answer(question)
 
     async def _answer(self, question: Question) -> AsyncGenerator[Piece, None]:
         self.num_in_hand += 1
@@ -101,7 +96,10 @@ class Worker:
             self.num_in_hand -= 1
 
     async def smoke(self) -> None:
-        """Caption the smoke picture, however many wait. Raises CheckpointError where what comes is no caption, and as `answer` does."""
+        """Caption the smoke picture, however many wait.
+
+        Raises CheckpointError where what comes is no caption, SampleError and EngineDied.
+        """
         async with aclosing(self._answer(smoke_question(self.spec.version.name))) as pieces:
             said = [piece async for piece in pieces]
         text, likely = "".join(piece.text for piece in said), said[-1].mean_logprob
