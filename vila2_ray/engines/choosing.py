@@ -55,8 +55,9 @@ class TokenChooser:
         if self.steps_done < self.sampling.min_tokens:
             allowed = logits.clone()
             allowed[:, self._end] = float("-inf")
-        token = allowed.argmax(-1)
-        if self._uniform is not None:
+        if self._uniform is None:
+            token = allowed.argmax(-1)
+        else:
             uniform = self._uniform[rows, self.steps_done]
             token = draw(allowed, uniform, self.sampling.temperature, self.sampling.top_p)
         logprob = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
