@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
@@ -52,10 +51,7 @@ def join(address: str, host: str, port: int) -> None:
 
 
 def leave() -> None:
-    """End Serve, with all that it runs, and the Ray that `start_here` started."""
+    """End the Ray that `start_here` started, with all that still runs on it."""
     import ray
-    from ray import serve
 
-    with contextlib.suppress(Exception):  # ray.shutdown ends what Serve could not
-        serve.shutdown()
     ray.shutdown()
