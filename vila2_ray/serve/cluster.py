@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
+from vila2_ray.cli_head import use_token
 from vila2_ray.errors import StageFailed, in_one_line
 
 ENVIRONMENT = {
@@ -25,9 +27,11 @@ def start_here() -> None:
     """A Ray for this process, and Serve on it without proxies: this process listens itself."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # before Ray is imported: it reads them then
+    use_token()
     import ray
     from ray import serve
 
+    _quieten()
     ray.init(
         address="local",
         include_dashboard=False,
@@ -47,7 +51,13 @@ def join(address: str, host: str, port: int) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageFailed(f"no Ray answers at {address} ({in_one_line(error)})") from error
+    _quieten()
     serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+
+
+def _quieten() -> None:
+    """What Serve tells of its own workings is for its own log."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 def leave() -> None:

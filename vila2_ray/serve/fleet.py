@@ -102,7 +102,7 @@ class ServeFleet:
 def _deployment(setup: Setup, version: Version) -> Any:
     engine, settings = setup.config.recaption.engine, setup.settings
     bound = engine.batch_size + settings.max_waiting
-    deployment = serve.deployment(Replica).options(  # type: ignore[attr-defined]
+    deployment = serve.deployment(Replica).options(
         name=DEPLOYMENT,
         ray_actor_options={"num_cpus": engine.cpus_per_actor, "num_gpus": engine.gpus_per_actor},
         # The worker itself refuses what is too much, and says when to come back; Serve's bound only backs it up.
