@@ -118,6 +118,21 @@ def add_key(path: str | Path, name: str) -> str:
     return secret
 
 
+def remove_key(path: str | Path, name: str) -> None:
+    """Take a key out of the file, which is replaced whole. Raises ConfigError where nobody of that name has one."""
+    file = Path(path)
+    if name not in {entry.name for entry in _read(file)[1]}:
+        raise ConfigError("name", name, f"has no key in {path}")
+    lines = [line for line in file.read_text("utf-8").splitlines() if not _tells(line) or line.split()[0] != name]
+    staging = file.with_name(f".{file.name}.new")
+    try:
+        with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
+            opened.write("".join(f"{line}\n" for line in lines))
+        os.replace(staging, file)
+    except OSError as error:
+        raise ConfigError("serve.keys", str(path), f"cannot be written: {error.__class__.__name__}") from error
+
+
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
