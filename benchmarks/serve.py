@@ -3,7 +3,7 @@
 - *engine*: vLLM's `AsyncLLM`, asked by coroutines of its own process with decoded pictures (`rivals/bare_vllm.py`);
 - *ours*: `vila2 serve`, `POST /v1/captions`; afterwards the same server by `/v1/chat/completions`;
 - *ours_alone*: the same app and engine in one process under uvicorn: what Ray costs can be seen from it;
-- *vllm_server*: `python -m vllm.entrypoints.openai.api_server`;
+- *vllm_server*: `vllm serve`, its OpenAI server;
 - *ray_serve_llm*: `ray.serve.llm` (`rivals/ray_serve_llm.py`).
 
 Every server is started anew in each run, and its first caption is waited for: that is its cold start. Then a process of

@@ -62,18 +62,11 @@ def command(way: str, facts: Facts, port: int) -> list[str]:
     if way == "ours_alone":
         return [sys.executable, "-m", "trials.alone", str(facts.campaign), f"serve.port={port}", *facts.engine_settings]
     if way == "vllm_server":
-        server = [
-            sys.executable,
-            "-m",
-            "vllm.entrypoints.openai.api_server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
+        server = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder, "--host", "127.0.0.1"]
         # What the checkpoint's folder says of sampling is not asked for here.
-        named = ["--served-model-name", MODEL, "--generation-config", "vllm", "--disable-uvicorn-access-log"]
-        return [*server, *named, *flags(arguments)]
+        named = ["--port", str(port), "--served-model-name", MODEL, "--generation-config", "vllm"]
+        named += ["--disable-uvicorn-access-log"]
+        return [*server, *named, *flags({name: value for name, value in arguments.items() if name != "model"})]
     assert way == "ray_serve_llm", way
     others = json.dumps({**{k: v for k, v in arguments.items() if k != "model"}, "generation_config": "vllm"})
     rival = [sys.executable, "-m", "rivals.ray_serve_llm", "--port", str(port), "--model", folder, "--name", MODEL]
