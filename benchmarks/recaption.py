@@ -45,7 +45,7 @@ def bare(corpus: Path, num_images: int, num_tokens: int, dtype: str) -> dict[str
     """`vllm.LLM.generate` as its users call it."""
     from vila2_ray.corpus.corpus import Corpus
     from vila2_ray.engines.turns import turn_token_ids
-    from vila2_ray.engines.vllm import set_environment
+    from vila2_ray.engines.vllm_arguments import set_environment
     from vila2_ray.model.loading import load_processor
     from vila2_ray.storage import Store
 
@@ -106,7 +106,7 @@ def ray_data_llm(corpus: Path, num_images: int, num_tokens: int, dtype: str) -> 
 
     from vila2_ray.corpus.corpus import Corpus
     from vila2_ray.engines.turns import user_turn
-    from vila2_ray.engines.vllm import set_environment
+    from vila2_ray.engines.vllm_arguments import set_environment
     from vila2_ray.model.loading import load_processor
     from vila2_ray.storage import Store
 
@@ -162,7 +162,7 @@ def transformers(corpus: Path, num_images: int, num_tokens: int, dtype: str) -> 
 def engine_arguments(dtype: str) -> dict[str, Any]:
     """What the pipeline's engine is opened with, for the others."""
     from vila2_ray.config import EngineConfig
-    from vila2_ray.engines.vllm import engine_arguments as arguments
+    from vila2_ray.engines.vllm_arguments import engine_arguments as arguments
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return arguments(BASE, EngineConfig(name="vllm", dtype=dtype, batch_size=BATCH))  # type: ignore[arg-type]

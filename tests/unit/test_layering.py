@@ -34,7 +34,7 @@ LEVELS = (
     ),
     ("nodecache", "raydata", "storage", "s3", "globs"),
     ("corpus",),
-    ("engines", "model"),
+    ("engines", "engines.live_batching", "engines.live_vllm", "model"),
     ("recaption", "train", "evaluate", "experts", "recipes"),
     ("campaign", "report"),
     ("cli", "jobs", "serve"),
@@ -45,6 +45,7 @@ PURE = ("errors", "schema", "progress", "config", "captions", "skills", "screeni
 PURE += (
     "engines.fake",
     "engines.live",
+    "engines.live_fake",
     "serve.captioner",
     "train.guard",
     "train.packplan",

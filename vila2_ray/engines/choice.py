@@ -5,6 +5,9 @@ torch is imported inside the functions, so that the fake engine can be had witho
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import importlib
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from vila2_ray.config import EngineConfig, EngineName
 from vila2_ray.engines.base import Engine
 from vila2_ray.engines.fake import FakeBehaviour, FakeEngine
+from vila2_ray.engines.live import LiveEngine
+from vila2_ray.engines.live_fake import LiveFake
+from vila2_ray.engines.niceness import take_normal_niceness
 from vila2_ray.errors import ConfigError, in_one_line
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ def vllm_problem() -> str:
     """Why vLLM cannot run here, in a few words; empty where it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed: pip install 'vila2-ray[gpu]' (or [cpu])"
-    from vila2_ray.engines.vllm import set_environment
+    from vila2_ray.engines.vllm_arguments import set_environment
 
     set_environment()
     try:
@@ -74,20 +80,63 @@ def open_engine(
     folder, chosen = Path(checkpoint_folder), choose_engine(config.name)
     if chosen == "fake":
         return FakeEngine(config.batch_size, FakeBehaviour.read(folder))
+    _check_it_runs(config, chosen, quantization)
     if chosen == "vllm":
-        if problem := vllm_problem():
-            raise ConfigError("recaption.engine.name", config.name, problem)
         from vila2_ray.engines.vllm import VllmEngine
 
         return VllmEngine.load(folder, config, quantization, processor, seed)
-    if quantization:
-        raise ConfigError(
-            "recaption.quantization", quantization, "only vLLM quantises; take recaption.engine.name=vllm"
-        )
-    import torch
-
     from vila2_ray.engines.transformers import TransformersEngine
 
     device = choose_device()
-    dtype = choose_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
-    return TransformersEngine.load(folder, dtype, device, config.batch_size, processor)
+    return TransformersEngine.load(folder, _dtype(config, device), device, config.batch_size, processor)
+
+
+async def open_live_engine(
+    config: EngineConfig,
+    checkpoint_folder: Path,
+    *,
+    quantization: str = "",
+    processor: dict[str, Any] | None = None,
+    seed: int = 0,
+    capacity: int = 0,
+) -> LiveEngine:
+    """The engine that serves `checkpoint_folder`, chosen as `open_engine` chooses; it has captioned a picture.
+
+    `capacity`: requests that run together; 0: `config.batch_size`. Cancelling it frees what was loaded. Raises
+    ConfigError for an engine that does not run here or cannot do what is asked, CheckpointError for a folder that
+    cannot be used.
+    """
+    folder, config = Path(checkpoint_folder), dataclasses.replace(config, batch_size=capacity or config.batch_size)
+    if config.name == "fake":
+        return await LiveFake.open(folder, config.batch_size)
+    take_normal_niceness()
+    # imports take seconds, in which the loop would answer nobody
+    chosen = await asyncio.to_thread(choose_engine, config.name)
+    await asyncio.to_thread(_check_it_runs, config, chosen, quantization)
+    await asyncio.to_thread(importlib.import_module, f"vila2_ray.engines.{_LIVE[chosen]}")
+    if chosen == "vllm":
+        from vila2_ray.engines.live_vllm import LiveVllm
+
+        return await LiveVllm.open(folder, config, quantization, processor, seed)
+    from vila2_ray.engines.live_batching import LiveBatching
+
+    device = choose_device()
+    return await LiveBatching.open(folder, _dtype(config, device), device, config.batch_size, processor)
+
+
+_LIVE: dict[EngineName, str] = {"vllm": "live_vllm", "transformers": "live_batching"}
+"""Modules of the engines that serve."""
+
+
+def _check_it_runs(config: EngineConfig, chosen: EngineName, quantization: str) -> None:
+    if chosen == "vllm" and (problem := vllm_problem()):
+        raise ConfigError("recaption.engine.name", config.name, problem)
+    if chosen != "vllm" and quantization:
+        remedy = "only vLLM quantises; take recaption.engine.name=vllm"
+        raise ConfigError("recaption.quantization", quantization, remedy)
+
+
+def _dtype(config: EngineConfig, device: str) -> torch.dtype:
+    import torch
+
+    return choose_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)

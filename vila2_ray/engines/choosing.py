@@ -45,7 +45,7 @@ class TokenChooser:
         self._min = torch.zeros(num_rows, dtype=torch.float32, device=device)
         self._uniform: torch.Tensor | None = None
         if sampling.temperature > 0:
-            draws = [torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            draws = [random_numbers(seed, max_tokens) for seed in seeds]
             self._uniform = torch.stack(draws).to(device)
 
     def choose(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -55,9 +55,11 @@ class TokenChooser:
         if self.steps_done < self.sampling.min_tokens:
             allowed = logits.clone()
             allowed[:, self._end] = float("-inf")
-        token = (
-            allowed.argmax(-1) if self._uniform is None else self._sample(allowed, self._uniform[rows, self.steps_done])
-        )
+        if self._uniform is None:
+            token = allowed.argmax(-1)
+        else:
+            uniform = self._uniform[rows, self.steps_done]
+            token = draw(allowed, uniform, self.sampling.temperature, self.sampling.top_p)
         logprob = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
         going = ~self._ended[rows]
         self._tokens[rows, self.steps_done] = token
@@ -82,12 +84,21 @@ class TokenChooser:
             for row, count, over, total, least in zip(tokens, counts, ended, sums, minima, strict=True)
         ]
 
-    def _sample(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """Inverse of the cumulative distribution at `uniform` [N], among the most likely tokens that make up top_p."""
-        probs, order = (logits / self.sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-        cumulative = probs.cumsum(-1)
-        kept = cumulative - probs < self.sampling.top_p
-        total = (probs * kept).sum(-1)
-        place = torch.searchsorted(cumulative, (uniform * total)[:, None], right=True)[:, 0]
-        place = torch.minimum(place, kept.sum(-1) - 1)
-        return order.gather(1, place[:, None])[:, 0]
+
+def random_numbers(seed: int, max_tokens: int) -> torch.Tensor:
+    """Those of one request, uniform in [0, 1), one for each token that it may get: [max_tokens]."""
+    return torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float | torch.Tensor, top_p: float | torch.Tensor
+) -> torch.Tensor:
+    """Inverse of the cumulative distribution of `logits` [N, V] at `uniform` [N], among the most likely tokens that
+    make up `top_p`. `temperature` and `top_p`: one for all, or [N, 1]."""
+    probs, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    cumulative = probs.cumsum(-1)
+    kept = cumulative - probs < top_p
+    total = (probs * kept).sum(-1)
+    place = torch.searchsorted(cumulative, (uniform * total)[:, None], right=True)[:, 0]
+    place = torch.minimum(place, kept.sum(-1) - 1)
+    return order.gather(1, place[:, None])[:, 0]

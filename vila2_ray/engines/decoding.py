@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
+from vila2_ray.config import SamplingConfig
 from vila2_ray.engines.choosing import TokenChooser
 
 LEAN_FAMILIES = ("vila", "llava")
 """Model types whose image features replace placeholder tokens one for one, with ordinary position numbers."""
 
-_BLOCK = 16
+BLOCK = 16
 """Tokens by which the buffers of keys and values grow."""
 
 _FEW_TOKENS = 128
 
-_COMPACT_BELOW = 0.8
+COMPACT_BELOW = 0.8
 """Rows that have ended are dropped once the others are fewer than this share."""
 
 
@@ -50,7 +52,7 @@ class BlockLayer(DynamicLayer):
             return key_states, value_states
         end = self._length + key_states.shape[-2]
         if end > self.keys.shape[-2]:
-            self.keys, self.values = _grown(self.keys, _slots(end)), _grown(self.values, _slots(end))
+            self.keys, self.values = _grown(self.keys, slots_for(end)), _grown(self.values, slots_for(end))
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
@@ -61,7 +63,24 @@ class BlockLayer(DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Slots that attention sees, and the position of the first."""
-        return (_slots(self._length + query_length) if self._length else query_length), 0
+        return (slots_for(self._length + query_length) if self._length else query_length), 0
+
+    def beside(self, other: BlockLayer) -> BlockLayer:
+        """A layer of these rows and, below them, those of `other`. All end together: the shorter begin with zeros."""
+        length = max(self._length, other._length)
+        joined = BlockLayer()
+        joined.lazy_initialization(self.keys, self.values)
+        joined.keys = torch.cat([_ending(self.keys, self._length, length), _ending(other.keys, other._length, length)])
+        ours, theirs = _ending(self.values, self._length, length), _ending(other.values, other._length, length)
+        joined.values = torch.cat([ours, theirs])
+        joined._length = length
+        return joined
+
+    def forget(self, num_blocks: int) -> None:
+        """Drop so many blocks at the beginning."""
+        slots = num_blocks * BLOCK
+        self.keys, self.values = self.keys[:, :, slots:], self.values[:, :, slots:]
+        self._length -= slots
 
 
 def _grown(states: torch.Tensor, slots: int) -> torch.Tensor:
@@ -69,8 +88,14 @@ def _grown(states: torch.Tensor, slots: int) -> torch.Tensor:
     return torch.cat([states, states.new_zeros(rows, heads, slots - length, width)], dim=2)
 
 
-def _slots(length: int) -> int:
-    return -(-length // _BLOCK) * _BLOCK
+def _ending(states: torch.Tensor, taken: int, length: int) -> torch.Tensor:
+    """The taken slots of a buffer, behind as many zeros as make them `length`."""
+    return pad(states[:, :, :taken], (0, 0, length - taken, 0))
+
+
+def slots_for(length: int) -> int:
+    """Of the buffers that hold so many tokens."""
+    return -(-length // BLOCK) * BLOCK
 
 
 def encode_images(model: Any, pixel_values: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -82,6 +107,47 @@ def encode_images(model: Any, pixel_values: torch.Tensor, chunk: int) -> torch.T
     return torch.stack([image for part in parts for image in part])
 
 
+@dataclass
+class Begun:
+    """R rows whose prompts have been read."""
+
+    cache: Cache
+    logits: torch.Tensor  # [R, V], of the first token
+    position: torch.Tensor  # [R, 1], of the last token of the prompt
+
+
+@torch.inference_mode()
+def prefill(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_tokens: torch.Tensor,
+    image_of_row: torch.Tensor,
+) -> Begun:
+    """Read the prompts of R rows.
+
+    input_ids, attention_mask: [R, L], padded on the left, one placeholder per image token. image_tokens:
+    [images, tokens, C]; image_of_row: [R], which of them each row shows.
+    """
+    embeds = model.get_input_embeddings()(input_ids)
+    placeholder = (input_ids == model.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(placeholder, image_tokens[image_of_row].to(embeds.dtype))
+    padded = bool((attention_mask == 0).any())
+    position = attention_mask.cumsum(1) - 1
+    cache = Cache(layers=[BlockLayer() for _ in range(model.config.get_text_config().num_hidden_layers)])
+    few = input_ids.shape[1] <= _FEW_TOKENS
+    with written_out(model.model.language_model, model.device) if few else contextlib.nullcontext():
+        output = model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask if padded else None,
+            position_ids=position.clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return Begun(cache, output.logits[:, -1], position[:, -1:])
+
+
 @torch.inference_mode()
 def decode_lean(
     model: Any,
@@ -91,49 +157,39 @@ def decode_lean(
     image_of_row: torch.Tensor,
     chooser: TokenChooser,
 ) -> None:
-    """Run `chooser` to its end.
-
-    input_ids, attention_mask: [R, L], padded on the left, one placeholder per image token. image_tokens:
-    [images, tokens, C]; image_of_row: [R], which of them each row shows.
-    """
+    """Run `chooser` to its end. The arguments are `prefill`'s."""
     num_rows, length = input_ids.shape
-    text_config = model.config.get_text_config()
-    embeds = model.get_input_embeddings()(input_ids)
-    placeholder = (input_ids == model.config.image_token_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(placeholder, image_tokens[image_of_row].to(embeds.dtype))
     padded = bool((attention_mask == 0).any())
-    mask = pad(attention_mask, (0, chooser.sampling.max_tokens + _BLOCK), value=1)
-    position = attention_mask.cumsum(1) - 1
-    cache = Cache(layers=[BlockLayer() for _ in range(text_config.num_hidden_layers)])
+    mask = pad(attention_mask, (0, chooser.sampling.max_tokens + BLOCK), value=1)
     rows = torch.arange(num_rows, device=input_ids.device)
-    language = model.model.language_model
-    with written_out(language, model.device) if length <= _FEW_TOKENS else contextlib.nullcontext():
-        output = model(
-            inputs_embeds=embeds,
-            attention_mask=attention_mask if padded else None,
-            position_ids=position.clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    position = position[:, -1:]
-    with written_out(language, model.device):
+    begun = prefill(model, input_ids, attention_mask, image_tokens, image_of_row)
+    cache, logits, position = begun.cache, begun.logits, begun.position
+    with written_out(model.model.language_model, model.device):
         while True:
-            token = chooser.choose(output.logits[:, -1], rows)
+            token = chooser.choose(logits, rows)
             going = chooser.going(rows)
             if not len(going):
                 return
-            if len(going) < _COMPACT_BELOW * len(rows):
+            if len(going) < COMPACT_BELOW * len(rows):
                 rows, token, position, mask = rows[going], token[going], position[going], mask[going]
                 cache.batch_select_indices(going)
             position, length = position + 1, length + 1
-            output = model(
-                input_ids=token[:, None],
-                attention_mask=mask[:, : _slots(length)] if padded else None,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            logits = next_logits(model, token, position, mask[:, : slots_for(length)] if padded else None, cache)
+
+
+def next_logits(
+    model: Any, token: torch.Tensor, position: torch.Tensor, mask: torch.Tensor | None, cache: Cache
+) -> torch.Tensor:
+    """[R, V] behind one more token [R] at `position` [R, 1]; `mask` [R, slots], None where no slot is to be hidden."""
+    output = model(
+        input_ids=token[:, None],
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    logits: torch.Tensor = output.logits[:, -1]
+    return logits
 
 
 @contextlib.contextmanager
@@ -150,10 +206,19 @@ def written_out(part: Any, device: torch.device) -> Iterator[None]:
         part.set_attn_implementation(usual)
 
 
+class Chooser(Protocol):
+    """What `decode_any` needs of one."""
+
+    sampling: SamplingConfig
+
+    def choose(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Next tokens [N] of `rows` [N], given their logits [N, V]."""
+
+
 class _Forced(LogitsProcessor):
     """Lets the chooser choose inside transformers' greedy search: every other token becomes impossible."""
 
-    def __init__(self, chooser: TokenChooser, num_rows: int, device: torch.device) -> None:
+    def __init__(self, chooser: Chooser, num_rows: int, device: torch.device) -> None:
         self._chooser, self._rows = chooser, torch.arange(num_rows, device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -162,9 +227,7 @@ class _Forced(LogitsProcessor):
 
 
 @torch.inference_mode()
-def decode_any(
-    model: Any, inputs: dict[str, torch.Tensor], end_ids: list[int], pad_id: int, chooser: TokenChooser
-) -> None:
+def decode_any(model: Any, inputs: dict[str, torch.Tensor], end_ids: list[int], pad_id: int, chooser: Chooser) -> None:
     """Run `chooser` to its end with transformers' `generate`. `inputs`: what the processor made, padded on the left."""
     num_rows = len(inputs["input_ids"])
     model.generate(

@@ -17,12 +17,23 @@ class FakeBehaviour:
     """How the fake behaves. `fake.json` in its "checkpoint" folder holds the fields that differ from these."""
 
     seconds_per_step: float = 0.0
+    """While it serves: until a request's first word."""
+    seconds_per_token: float = 0.0
+    """While it serves: between two words of a request."""
+    seconds_to_load: float = 0.0
+    """While it serves: until it is open."""
+    load_failure: str = ""
+    """While it serves: opening it raises CheckpointError for this."""
+    signature: str = ""
+    """Ends every caption, so that a test can tell which checkpoint said it."""
     fail_image_keys: tuple[str, ...] = ()
-    """Requests for these images come back with ENGINE_ERROR."""
+    """Requests for these images come back with ENGINE_ERROR; `*` means all."""
     die_image_keys: tuple[str, ...] = ()
-    """A step that works on one of these raises EngineDied."""
+    """A step that works on one of these raises EngineDied; `*` means all."""
     die_after_steps: int = 0
-    """The step after so many raises EngineDied; 0: never."""
+    """The step after so many raises EngineDied; 0: never. While it serves: the request after so many."""
+    note_aborts: bool = False
+    """While it serves: leave a file `aborted-<number>` in the folder for every request that was given up."""
     max_deaths: int = 0
     """So many deaths, over all processes that open this folder, then none; 0: no limit."""
     folder: str = ""
@@ -33,6 +44,12 @@ class FakeBehaviour:
         """Of a folder; the defaults where it holds no fake.json. Raises TypeError for a field that does not exist."""
         file = folder / "fake.json"
         return cls(**json.loads(file.read_text("utf-8")), folder=str(folder)) if file.is_file() else cls()
+
+    def fails(self, image_key: str) -> bool:
+        return not {image_key, "*"}.isdisjoint(self.fail_image_keys)
+
+    def kills(self, image_key: str) -> bool:
+        return not {image_key, "*"}.isdisjoint(self.die_image_keys)
 
     def die(self, why: str) -> None:
         """Raise EngineDied, unless there were deaths enough."""
@@ -75,7 +92,7 @@ class FakeEngine:
         self._num_steps += 1
         if self.behaviour.die_after_steps and self._num_steps > self.behaviour.die_after_steps:
             self.behaviour.die(f"after {self.behaviour.die_after_steps} steps")
-        if any(request.image_key in self.behaviour.die_image_keys for request in batch):
+        if any(self.behaviour.kills(request.image_key) for request in batch):
             self.behaviour.die("of an image")
         for request in batch:
             del self._pending[request.key]
@@ -87,14 +104,12 @@ class FakeEngine:
         self._pending.clear()
 
     def _answer(self, request: GenerationRequest) -> Generation:
-        if request.image_key in self.behaviour.fail_image_keys:
-            return Generation.failed(
-                request.key, SampleError(Reason.ENGINE_ERROR, "the fake engine fails here, as it was told to")
-            )
-        text = fake_caption(image_digest(request), request.prompt, request.seed if request.sampling.temperature else 0)
-        words = text.split()
+        if self.behaviour.fails(request.image_key):
+            return Generation.failed(request.key, fake_problem())
+        seed = request.seed if request.sampling.temperature else 0
+        words = fake_caption(image_digest(request), request.prompt, seed, self.behaviour.signature).split()
         kept = words[: request.sampling.max_tokens]
-        share = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
+        share = fake_share(words)
         return Generation(
             key=request.key,
             text=" ".join(kept),
@@ -103,6 +118,15 @@ class FakeEngine:
             mean_logprob=-share,
             min_logprob=-2 * share,
         )
+
+
+def fake_problem() -> SampleError:
+    return SampleError(Reason.ENGINE_ERROR, "the fake engine fails here, as it was told to")
+
+
+def fake_share(words: list[str]) -> float:
+    """Of a caption's words a number in [0, 1], from which its log-probabilities are made."""
+    return int(hashlib.sha256(" ".join(words).encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
 
 
 def image_digest(request: GenerationRequest) -> str:
@@ -115,7 +139,8 @@ def pixels_digest(size: tuple[int, int], pixels: bytes) -> str:
     return hashlib.sha256(f"{size[0]}x{size[1]}".encode() + pixels).hexdigest()[:12]
 
 
-def fake_caption(digest: str, prompt: str, seed: int = 0) -> str:
+def fake_caption(digest: str, prompt: str, seed: int = 0, signature: str = "") -> str:
     """What the fake engine says of the image with this pixel digest."""
     said = f"a picture known as {digest} described when asked to {prompt.strip().lower()}"
-    return f"{said} draw {seed}" if seed else said
+    drawn = f"{said} draw {seed}" if seed else said
+    return f"{drawn} {signature}" if signature else drawn

@@ -12,7 +12,7 @@ import ctypes
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -20,17 +20,15 @@ import transformers
 from vila2_ray.engines.base import Generation, GenerationRequest, Key
 from vila2_ray.engines.choosing import RowResult, TokenChooser
 from vila2_ray.engines.decoding import LEAN_FAMILIES, decode_any, decode_lean, encode_images
+from vila2_ray.engines.lean import pixel_values, written_ids
 from vila2_ray.engines.turns import adds_special_tokens, user_turn
 from vila2_ray.errors import EngineDied, Reason, SampleError, in_one_line
 from vila2_ray.model.loading import load_model, load_processor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h; 32 MiB is the most that it takes for the second."""
 
-_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @dataclass
@@ -63,7 +61,7 @@ class TransformersEngine:
         if device == "cpu":
             keep_freed_memory()
         engine = cls(model, processor, batch_size)
-        if engine._is_lean:
+        if engine.is_lean:
             skip_unread_layers(model)
         return engine
 
@@ -104,7 +102,7 @@ class TransformersEngine:
         except torch.AcceleratorError as error:
             raise EngineDied(f"the accelerator reports {in_one_line(error)}") from error
         except Exception as error:  # whatever a family's processor or model raises, the other requests go on
-            out_of_memory = isinstance(error, _OUT_OF_MEMORY)
+            out_of_memory = isinstance(error, OUT_OF_MEMORY)
             if len(batch) == 1:
                 problem = "does not fit into memory even alone" if out_of_memory else in_one_line(error)
                 return [Generation.failed(batch[0].key, SampleError(Reason.ENGINE_ERROR, problem))]
@@ -117,11 +115,11 @@ class TransformersEngine:
 
     def _generate(self, batch: list[GenerationRequest]) -> list[Generation]:
         batch = sorted(batch, key=lambda request: request.image_key)  # rows of an image lie together
-        ends, device = self._end_ids(), self.model.device
+        ends, device = self.end_ids(), self.model.device
         chooser = TokenChooser(batch[0].sampling, [request.seed for request in batch], ends, device)
         texts = [user_turn(self.processor, request.prompt) for request in batch]
         special = adds_special_tokens(self.processor, texts[0])
-        if self._is_lean:
+        if self.is_lean:
             self._decode_lean(batch, texts, special, chooser)
         else:
             inputs = self.processor(
@@ -131,7 +129,7 @@ class TransformersEngine:
                 add_special_tokens=special,
                 return_tensors="pt",
             ).to(device, self.model.dtype)
-            decode_any(self.model, dict(inputs), ends, self._pad_id(), chooser)
+            decode_any(self.model, dict(inputs), ends, self.pad_id(), chooser)
         results = chooser.results()
         said = self.processor.tokenizer.batch_decode([r.token_ids for r in results], skip_special_tokens=True)
         return [_generation(request, result, text) for request, result, text in zip(batch, results, said, strict=True)]
@@ -139,39 +137,34 @@ class TransformersEngine:
     def _decode_lean(
         self, batch: list[GenerationRequest], texts: list[str], special: bool, chooser: TokenChooser
     ) -> None:
-        device, dtype = self.model.device, self.model.dtype
+        device = self.model.device
         images = {request.image_key: request.image for request in batch}
         place = {key: number for number, key in enumerate(images)}
-        pixels = self._pixels(list(images.values()))
-        with torch.inference_mode():
-            # a CPU's caches hold the activations of a few images, an accelerator wants many
-            tokens = encode_images(self.model, pixels.to(device, dtype), chunk=32 if device.type == "cpu" else 128)
-        mark, distinct = self.processor.image_token, {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        expanded = [text.replace(mark, mark * tokens.shape[1]) for text in distinct]
-        encoded = self.processor.tokenizer(expanded, padding=True, add_special_tokens=special, return_tensors="pt")
-        text_of_row = torch.tensor([distinct[text] for text in texts])
+        tokens = self.encode(pixel_values(self.processor, list(images.values())))
         image_of_row = torch.tensor([place[request.image_key] for request in batch], device=device)
-        ids, mask = encoded["input_ids"][text_of_row], encoded["attention_mask"][text_of_row]
+        ids, mask = written_ids(self.processor, texts, special, tokens.shape[1])
         decode_lean(self.model, ids.to(device), mask.to(device), tokens, image_of_row, chooser)
 
-    def _pixels(self, images: list[Image]) -> torch.Tensor:
-        """What the tower takes, [images, 3, H, W]. Resizing to the size that all have already would only cost time."""
-        prepare = self.processor.image_processor
-        wanted = (prepare.size.get("width"), prepare.size.get("height"))
-        settings = {"do_resize": False} if all(image.size == wanted for image in images) else {}
-        return prepare(images, return_tensors="pt", **settings)["pixel_values"]
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Image tokens [images, tokens, C] of what `lean.pixel_values` made."""
+        device = self.model.device
+        # a CPU's caches hold the activations of a few images, an accelerator wants many
+        chunk = 32 if device.type == "cpu" else 128
+        return encode_images(self.model, pixels.to(device, self.model.dtype), chunk)
 
     @property
-    def _is_lean(self) -> bool:
+    def is_lean(self) -> bool:
+        """Whether the short decoding loop is used."""
         return self.lean and self.model.config.model_type in LEAN_FAMILIES
 
-    def _end_ids(self) -> list[int]:
+    def end_ids(self) -> list[int]:
         """Tokens that end a turn: the folder's generation settings name them, else its tokenizer does."""
         ends = self.model.generation_config.eos_token_id
         ends = self.processor.tokenizer.eos_token_id if ends is None else ends
         return list(ends) if isinstance(ends, (list, tuple)) else [] if ends is None else [int(ends)]
 
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
         return int(self.processor.tokenizer.pad_token_id or 0)
 
 

@@ -9,10 +9,8 @@ a tokenizer of our own: the one inside vLLM must not be used by two threads.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,9 @@ from PIL import Image
 from vila2_ray.config import EngineConfig, SamplingConfig
 from vila2_ray.engines.base import Generation, GenerationRequest, Key, generate_all
 from vila2_ray.engines.turns import turn_token_ids
-from vila2_ray.errors import CheckpointError, ConfigError, EngineDied, Reason, SampleError, in_one_line
+from vila2_ray.engines.vllm_arguments import all_arguments, blaming, sampling_params, vllm_version
+from vila2_ray.errors import CheckpointError, EngineDied, Reason, SampleError, in_one_line
 from vila2_ray.model.loading import check_checkpoint, load_processor
-
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with this process
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else all actors of a node sit on the same cores
-    "VLLM_NO_USAGE_STATS": "1",
-}
-_OURS = {"model", "tokenizer", "trust_remote_code", "load_format", "max_num_seqs", "dtype", "quantization", "seed"}
-_OURS |= {"mm_processor_kwargs", "tensor_parallel_size", "enable_prefix_caching", "max_model_len"}
-"""Engine arguments that `recaption.engine.vllm` may not set: they are decided elsewhere, or would open a door."""
 
 
 @dataclass
@@ -43,7 +33,7 @@ class VllmEngine:
     batch_size: int
     """Requests held at once: twice as many as run together, so that places that fall free are filled at once."""
     name: str = "vllm"
-    version: str = field(default_factory=lambda: _version())
+    version: str = field(default_factory=vllm_version)
     batches_continuously: bool = True
     _pending: dict[str, Key] = field(default_factory=dict, repr=False)
     _held: set[Key] = field(default_factory=set, repr=False)
@@ -63,21 +53,12 @@ class VllmEngine:
     ) -> VllmEngine:
         """Raises CheckpointError for a folder that vLLM cannot serve, ConfigError for arguments that it refuses."""
         check_checkpoint(folder)
-        set_environment()
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, math.ceil(config.kv_cache_gb))))
+        arguments = all_arguments(folder, config, quantization, processor, seed)
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        arguments = engine_arguments(folder, config)
-        arguments.update(mm_processor_kwargs=processor or None, quantization=quantization or None, seed=seed)
-        try:
+        with blaming(folder):
             llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-            raise CheckpointError(
-                str(folder),
-                f"vLLM {_version()} cannot serve it: {in_one_line(error)}",
-                "Check recaption.engine, or take recaption.engine.name=transformers",
-            ) from error
         engine = cls(llm, load_processor(folder, processor), 2 * config.batch_size)
         engine._warm_up(folder)
         return engine
@@ -159,56 +140,6 @@ class VllmEngine:
         return [_generation(key, c, text) for key, c, text in zip(keys, completions, said, strict=True)]
 
 
-def set_environment() -> None:
-    """What vLLM reads from the environment; to be called before vLLM is imported."""
-    os.environ.update(_ENVIRONMENT)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-
-def engine_arguments(folder: Path, config: EngineConfig) -> dict[str, Any]:
-    """Arguments of vLLM's EngineArgs. Raises ConfigError for what may not be set from outside."""
-    from vila2_ray.engines.choice import choose_device
-
-    for name in config.vllm:
-        if name in _OURS:
-            raise ConfigError("recaption.engine.vllm", name, "decided by other fields, or never allowed; leave it out")
-    arguments: dict[str, Any] = {
-        "model": str(folder),
-        "dtype": _dtype(config.dtype),
-        "max_num_seqs": config.batch_size,
-        "tensor_parallel_size": config.tensor_parallel,
-        "distributed_executor_backend": "mp" if config.tensor_parallel > 1 else "uni",
-        "enable_prefix_caching": config.prefix_caching,
-        "limit_mm_per_prompt": {"image": 1},
-        "mm_processor_cache_gb": 0.25,  # the variants of an image come one after the other
-        "max_model_len": config.max_model_length or None,
-        "gpu_memory_utilization": config.gpu_memory_share,
-        "enforce_eager": choose_device() == "cpu",  # compiling pays for itself on GPUs only
-        "disable_log_stats": True,
-        "trust_remote_code": False,
-        "load_format": "safetensors",
-    }
-    return {**arguments, **config.vllm}
-
-
-def sampling_params(sampling: SamplingConfig, seed: int) -> Any:
-    """The same decoding as every other engine's, with the log-probability of each token that was taken."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
-        seed=seed if sampling.temperature else None,
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
 def _generation(key: Key, completion: Any, text: str) -> Generation:
     logprobs = [float(value) for value in completion.logprobs.logprobs] if completion.logprobs else []
     ended = completion.finish_reason == "stop"
@@ -222,23 +153,3 @@ def _generation(key: Key, completion: Any, text: str) -> Generation:
         mean_logprob=sum(logprobs) / len(logprobs),
         min_logprob=min(logprobs),
     )
-
-
-def _dtype(name: str) -> str:
-    import torch
-
-    from vila2_ray.engines.choice import choose_device, choose_dtype
-
-    if name != "auto":
-        return name
-    return "bfloat16" if choose_dtype(choose_device()) is torch.bfloat16 else "float32"
-
-
-def _version() -> str:
-    """Of vLLM, whichever of its builds is installed."""
-    for build in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(build)
-        except metadata.PackageNotFoundError:
-            continue
-    return "unknown"

@@ -10,8 +10,10 @@ def register() -> None:
     """Make vLLM and its transformers know `vila`. May be called any number of times; loads no model code yet."""
     from vllm import ModelRegistry
 
+    from vila2_ray.engines.orphans import end_with_parent
     from vila2_ray.model.registration import register as register_with_transformers
 
+    end_with_parent()
     read_images_without_torchvision()
     register_with_transformers()
     room = "vila2_ray.model.vllm_model"

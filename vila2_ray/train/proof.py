@@ -134,7 +134,8 @@ def _said(token: int, likely: Mapping[int, float]) -> str:
 
 
 def _serve(folder: Path, config: EngineConfig) -> list[Answer]:
-    from vila2_ray.engines.vllm import VllmEngine, set_environment
+    from vila2_ray.engines.vllm import VllmEngine
+    from vila2_ray.engines.vllm_arguments import set_environment
 
     set_environment()
     from vllm import SamplingParams

@@ -1,0 +1,59 @@
+"""A process that an engine starts for itself ends when whoever started it is gone, however that went.
+
+vLLM ends its processes when it is shut down, and notices nothing when it is killed. Asking the kernel for a signal
+(PR_SET_PDEATHSIG) would not do: it comes when the *thread* that started the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+
+_VARIABLE = "VILA2_ENDS_WITH"
+"""Process id of the parent, for the processes that are to end with it."""
+
+
+@contextlib.contextmanager
+def children_end_with_us() -> Iterator[None]:
+    """Processes started meanwhile that call `end_with_parent` end when this one does."""
+    os.environ[_VARIABLE] = str(os.getpid())
+    try:
+        yield
+    finally:
+        os.environ.pop(_VARIABLE, None)
+
+
+def end_with_parent() -> None:
+    """In a process started by one of ours under `children_end_with_us`: watch it, and end with it. Else nothing."""
+    parent = int(os.environ.get(_VARIABLE) or 0)
+    if parent in (0, os.getpid()):
+        return
+    if os.getppid() != parent and _is_alive(parent):
+        return  # the variable came down to somebody else
+    os.environ[_VARIABLE] = str(os.getpid())  # what this process starts ends with it in turn
+    threading.Thread(target=_watch, args=(parent,), name="watch-parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # systems without pidfd, or the parent has gone already
+        ended = select.poll()
+        ended.register(os.pidfd_open(parent), select.POLLIN)
+        while os.getppid() == parent and not ended.poll(60_000):
+            pass
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)  # nobody is left who could be told anything
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

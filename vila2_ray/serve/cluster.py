@@ -1,0 +1,61 @@
+"""Ray for an endpoint: one started on this machine, or one that is there already; and Serve's settings on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from vila2_ray.errors import StageFailed, in_one_line
+
+ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # people wait for what the workers do
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # neither engine nor app block their loop
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What Serve reads where its processes start; `serve/campaign.yaml` says the same for clusters that others start."""
+
+QUIET: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
+"""Serve's own log of requests costs each of them time; the app keeps one."""
+
+
+def start_here() -> None:
+    """A Ray for this process, and Serve on it without proxies: this process listens itself."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # before Ray is imported: it reads them then
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=bool(os.environ.get("VILA2_DEBUG")),
+        logging_level="warning",
+        configure_logging=False,
+    )
+    serve.start(proxy_location="Disabled", logging_config=QUIET)
+
+
+def join(address: str, host: str, port: int) -> None:
+    """A cluster that others started, and Serve with proxies that listen there, unless it runs already."""
+    import ray
+    from ray import serve
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise StageFailed(f"no Ray answers at {address} ({in_one_line(error)})") from error
+    serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+
+
+def leave() -> None:
+    """End Serve, with all that it runs, and the Ray that `start_here` started."""
+    import ray
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # ray.shutdown ends what Serve could not
+        serve.shutdown()
+    ray.shutdown()
