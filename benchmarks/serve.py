@@ -1,8 +1,10 @@
 """What does the endpoint cost beside the bare engine, and how do others fare? Same model, pictures, prompt and cores.
 
 - *engine*: vLLM's `AsyncLLM`, asked by coroutines of its own process with decoded pictures (`rivals/bare_vllm.py`);
-- *ours*: `vila2 serve`, `POST /v1/captions`; afterwards the same server by `/v1/chat/completions`;
-- *ours_alone*: the same app and engine in one process under uvicorn: what Ray costs can be seen from it;
+- *ours*: `vila2 serve`, `POST /v1/captions`; afterwards the same server by `/v1/chat/completions`. One model with one
+  replica is served by one process;
+- *ours_on_ray*: the same with `serve.process=own`, as several models or replicas are served: engines in replicas on Ray
+  Serve, a hop away;
 - *vllm_server*: `vllm serve`, its OpenAI server;
 - *ray_serve_llm*: `ray.serve.llm` (`rivals/ray_serve_llm.py`).
 
@@ -79,10 +81,7 @@ def read_windows(asking: subprocess.Popen[bytes], server: Server, measured: Meas
     before: dict[str, float] = {}
     after: dict[str, float] = {}
     for line in asking.stdout:
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue  # something that a package prints
+        told = json.loads(line)
         if told["event"] == "first":
             measured.start_seconds = time.monotonic() - server.began
         elif told["event"] == "begin":

@@ -14,7 +14,7 @@ import itertools
 import json
 
 from PIL import Image
-from trials.load import REMEMBERED, Ask, Pictures, WrongAnswer, add_options, levels, print_line, run
+from trials.load import REMEMBERED, Ask, Pictures, WrongAnswer, add_options, keep_stdout, levels, print_line, run
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
@@ -43,17 +43,18 @@ async def measure(options: argparse.Namespace) -> None:
         if number < REMEMBERED:
             said[number] = answer.text
 
-    encoded = Pictures(options.pictures)
-    pictures.append(decoded(encoded[0]))
-    await ask(0)
-    print_line(event="first")
-    pictures[:] = map(decoded, encoded.all)
-
     def make(num: int) -> list[Ask]:
         return [ask] * num
 
-    await levels(make, options.clients, options.seconds, options.settle, said)
-    engine.shutdown()
+    try:
+        encoded = Pictures(options.pictures)
+        pictures.append(decoded(encoded[0]))
+        await ask(0)
+        print_line(event="first")
+        pictures[:] = map(decoded, encoded.all)
+        await levels(make, options.clients, options.seconds, options.settle, said)
+    finally:
+        engine.shutdown()
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -65,6 +66,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--arguments", required=True, help="of AsyncEngineArgs, as JSON")
     parser.add_argument("--prompt-ids", type=int, nargs="+", required=True)
+    keep_stdout()
     run(measure(parser.parse_args()))
 
 

@@ -47,7 +47,7 @@ class Way:
 WAYS = {
     "engine": Way("bare engine: vLLM `AsyncLLM` asked in its own process", ()),
     "ours": Way("`vila2 serve`", ("captions", "chat")),
-    "ours_alone": Way("the same app without Ray, one process under uvicorn", ("captions",)),
+    "ours_on_ray": Way("`vila2 serve serve.process=own`: a replica on Ray Serve", ("captions", "chat")),
     "vllm_server": Way("vLLM's OpenAI server"),
     "ray_serve_llm": Way("`ray.serve.llm`"),
 }
@@ -56,11 +56,9 @@ WAYS = {
 def command(way: str, facts: Facts, port: int) -> list[str]:
     """What starts a server on 127.0.0.1:`port`."""
     folder, arguments = str(facts.arguments["model"]), facts.arguments
-    if way == "ours":
-        vila2 = [sys.executable, "-m", "vila2_ray.cli", "serve", str(facts.campaign)]
-        return [*vila2, f"serve.port={port}", *facts.engine_settings]
-    if way == "ours_alone":
-        return [sys.executable, "-m", "trials.alone", str(facts.campaign), f"serve.port={port}", *facts.engine_settings]
+    if way in ("ours", "ours_on_ray"):
+        vila2 = [sys.executable, "-m", "vila2_ray.cli", "serve", str(facts.campaign), f"serve.port={port}"]
+        return [*vila2, *facts.engine_settings, *(["serve.process=own"] if way == "ours_on_ray" else [])]
     if way == "vllm_server":
         server = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder, "--host", "127.0.0.1"]
         # What the checkpoint's folder says of sampling is not asked for here.
@@ -106,7 +104,7 @@ def prepare(folder: Path, num_scenes: int, dtype: str, batch: int) -> Facts:
     from vila2_ray.campaign.promotion import promote
     from vila2_ray.config import EngineConfig
     from vila2_ray.engines.turns import turn_token_ids
-    from vila2_ray.engines.vllm import engine_arguments
+    from vila2_ray.engines.vllm_arguments import engine_arguments
     from vila2_ray.model.loading import checkpoint_digest, load_processor
     from vila2_ray.recipe import load_config, to_yaml
     from vila2_ray.storage import Store

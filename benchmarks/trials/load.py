@@ -16,11 +16,13 @@ import base64
 import itertools
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 REMEMBERED = 64
 """Answers to the first so many pictures are kept, to be compared between ways."""
@@ -201,8 +203,18 @@ def http_clients(num: int, port: int, put: Route, pictures: Pictures, tokens: in
     return [client(Connection(port)) for _ in range(num)]
 
 
+_told_to: list[TextIO] = [sys.stdout]
+
+
+def keep_stdout() -> None:
+    """Lines go to stdout; what others print, here and in child processes, to stderr. A child that stays behind does not
+    hold the pipe open."""
+    _told_to[0] = os.fdopen(os.dup(1), "w")  # not inherited
+    os.dup2(2, 1)
+
+
 def print_line(**told: Any) -> None:
-    print(json.dumps(told), flush=True)
+    print(json.dumps(told), file=_told_to[0], flush=True)
 
 
 async def levels(
@@ -210,7 +222,7 @@ async def levels(
 ) -> None:
     """Time a window for each number of clients, after a warm-up, and print what was found."""
     numbers = itertools.count()
-    await closed_loop(make(8), 0.0, max(settle, 2.0), numbers)
+    await closed_loop(make(8), max(settle, 2.0), 0.0, numbers)
     for count in counts:
         window = await closed_loop(
             make(count), seconds, settle, numbers, lambda event, count=count: print_line(event=event, clients=count)
