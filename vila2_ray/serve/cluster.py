@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 from typing import Any
 
+from vila2_ray.cli_head import use_token
 from vila2_ray.errors import StageFailed, in_one_line
 
 ENVIRONMENT = {
@@ -26,9 +27,11 @@ def start_here() -> None:
     """A Ray for this process, and Serve on it without proxies: this process listens itself."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # before Ray is imported: it reads them then
+    use_token()
     import ray
     from ray import serve
 
+    _quieten()
     ray.init(
         address="local",
         include_dashboard=False,
@@ -48,14 +51,17 @@ def join(address: str, host: str, port: int) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageFailed(f"no Ray answers at {address} ({in_one_line(error)})") from error
+    _quieten()
     serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
 
 
-def leave() -> None:
-    """End Serve, with all that it runs, and the Ray that `start_here` started."""
-    import ray
-    from ray import serve
+def _quieten() -> None:
+    """What Serve tells of its own workings is for its own log."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
-    with contextlib.suppress(Exception):  # ray.shutdown ends what Serve could not
-        serve.shutdown()
+
+def leave() -> None:
+    """End the Ray that `start_here` started, with all that still runs on it."""
+    import ray
+
     ray.shutdown()

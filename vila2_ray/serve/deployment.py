@@ -43,7 +43,7 @@ def prefix_of(application: str) -> str:
 class FollowerReplica:
     """A `Follower` that lives as long as the application; killed, it is started again and looks what is there."""
 
-    async def __init__(self, setup: Setup) -> None:
+    async def __init__(self, setup: Setup) -> None:  # type: ignore[misc]  # Serve awaits it
         self._application = serve.get_replica_context().app_name
         fleet = ServeFleet(setup, prefix_of(self._application))
         settings = setup.settings

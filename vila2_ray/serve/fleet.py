@@ -17,6 +17,7 @@ from vila2_ray.serve.replica import Replica
 from vila2_ray.serve.states import Phase, Run, Version
 
 ASK_SECONDS = 10.0
+END_POLL_SECONDS = 0.1
 UPSCALE_SECONDS, DOWNSCALE_SECONDS = 5.0, 60.0
 """How long replicas are full, or idle, before there are more or fewer of them."""
 _PHASES: dict[ApplicationStatus, Phase] = {
@@ -82,9 +83,15 @@ class ServeFleet:
         return min(math.floor(free.get(name, 0.0) / need) for name, need in needs.items() if need > 0)
 
     async def close(self) -> None:
-        for run in await self.runs():
-            if run.phase != "stopping":
-                await self.stop(run.key)
+        """End all versions, and wait until they are gone, for as long as answers may take."""
+        deadline = time.monotonic() + self._setup.settings.drain_seconds
+        while runs := await self.runs():
+            for run in runs:
+                if run.phase != "stopping":
+                    await self.stop(run.key)
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(END_POLL_SECONDS)
 
     def _line(self, key: str) -> ServeLine:
         if key not in self._lines:
@@ -95,7 +102,7 @@ class ServeFleet:
 def _deployment(setup: Setup, version: Version) -> Any:
     engine, settings = setup.config.recaption.engine, setup.settings
     bound = engine.batch_size + settings.max_waiting
-    deployment = serve.deployment(Replica).options(  # type: ignore[attr-defined]
+    deployment = serve.deployment(Replica).options(
         name=DEPLOYMENT,
         ray_actor_options={"num_cpus": engine.cpus_per_actor, "num_gpus": engine.gpus_per_actor},
         # The worker itself refuses what is too much, and says when to come back; Serve's bound only backs it up.

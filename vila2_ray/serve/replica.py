@@ -28,7 +28,7 @@ BROKEN_SECONDS = 30.0
 class Replica:
     """Holds a worker, or the reason why it could not be opened."""
 
-    async def __init__(self, spec: WorkerSpec) -> None:
+    async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         take_normal_niceness()
         if spec.engine.name != "fake":
             import torch
