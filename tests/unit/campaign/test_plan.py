@@ -319,12 +319,13 @@ def test_a_skills_fields_change_just_the_stages_that_read_them(override: str, ch
     assert found == changed
 
 
-def test_without_a_rehearsal_fingerprints_are_as_they_were() -> None:
-    before, after = defaults("rounds.max=1", *ALL), defaults("rounds.max=1", *ALL, "skills.rehearsal=0")
-    assert fingerprints(before) == fingerprints(after)
-    for stage in plans.stages(before):
-        told = plans.fields_of(stage, before)
-        assert not [name for name in told if "rehearsal" in name or name.endswith("logprob_share") and "skills" in name]
+BEFORE_REHEARSALS = {"filter-ocr": "b9b6dd197158", "pretrain-final": "f19678783813", "sft-final": "304b2aca5834"}
+"""Fingerprints of the defaults with `ALL`, written down when nothing was rehearsed and shares were of all layers."""
+
+
+def test_campaigns_from_before_rehearsals_stay_valid() -> None:
+    found = short(defaults("rounds.max=1", *ALL))
+    assert {name: found[name] for name in BEFORE_REHEARSALS} == BEFORE_REHEARSALS
 
 
 @pytest.mark.parametrize("skill", ["spatial", "grounding", "ocr"])
