@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
-    unsupported_method,
 )
 
 from tests.e2e.served import served
@@ -25,35 +25,53 @@ CHECKS = [
     status_code_conformance,
     content_type_conformance,
     response_schema_conformance,
-    unsupported_method,
 ]
-FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+BOUNDS = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 RED = png("red")
 
 
 @pytest.fixture(scope="module")
-def described() -> Iterator[Any]:
+def operations() -> Iterator[dict[str, Any]]:
+    """By `METHOD path`."""
     with served(create_app(ScriptedCaptioner(), SETTINGS, PROMPTS)) as url:
-        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+        described = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        found = [operation.ok() for operation in described.get_all_operations()]
+        yield {f"{one.method.upper()} {one.path}": one for one in found}
 
 
-schema = schemathesis.pytest.from_fixture("described")
+def answers_as_it_says(operation: Any, mode: GenerationMode, num_examples: int) -> None:
+    """Send `num_examples` requests that the description allows, or that it forbids."""
+
+    @settings(
+        max_examples=num_examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            _with_pictures(case.body)
+        case.call_and_validate(checks=CHECKS, timeout=60)
+
+    check()
 
 
-@schema.parametrize()
-@FEW
-def test_the_endpoint_answers_as_it_says(case: Any) -> None:
-    _with_pictures(case.body)
-    case.call_and_validate(checks=CHECKS, timeout=60)
+def test_the_endpoint_answers_as_it_says(operations: dict[str, Any]) -> None:
+    assert {"POST /v1/captions", "POST /v1/chat/completions", "GET /v1/models", "GET /readyz"} <= set(operations)
+    for name, operation in operations.items():
+        answers_as_it_says(operation, GenerationMode.POSITIVE, 40 if name.startswith("POST") else 3)
+        if name.startswith("POST"):
+            answers_as_it_says(operation, GenerationMode.NEGATIVE, 40)
 
 
 @pytest.mark.slow
-@schema.parametrize()
-@MANY
-def test_the_endpoint_answers_as_it_says_at_length(case: Any) -> None:
-    _with_pictures(case.body)
-    case.call_and_validate(checks=CHECKS, timeout=60)
+def test_the_endpoint_answers_as_it_says_at_length(operations: dict[str, Any]) -> None:
+    for name, operation in operations.items():
+        for mode in GenerationMode:
+            if mode is GenerationMode.POSITIVE or name.startswith("POST"):
+                answers_as_it_says(operation, mode, 1500 if name.startswith("POST") else 50)
 
 
 def _with_pictures(body: Any) -> None:

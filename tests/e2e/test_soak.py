@@ -84,19 +84,17 @@ class Soak:
         return self.random.choice(BROKEN if self.random.random() < 0.2 else PICTURES)
 
     def _question(self) -> str:
-        return self.random.choice(
-            ("What?", "boxes", "refuse", "a b c d e f g h", "stall" if self._rarely() else "Why?")
-        )
+        if self.is_to_leave and self.random.random() < 0.5:
+            return "stall"
+        return self.random.choice(("What?", "boxes", "refuse", "a b c d e f g h"))
 
     def _rarely(self) -> bool:
         return self.random.random() < 0.05
 
     def _fields(self) -> dict[str, Any]:
         some = {"stream": self.random.random() < 0.5, "max_tokens": self.random.choice((1, 5, 64, 65, 0))}
-        some |= {"temperature": self.random.choice((0, 0.5, 9)), "seed": 1, "tokens": 1}
-        return {
-            name: value for name, value in some.items() if self.random.random() < (0.03 if name == "tokens" else 0.4)
-        }
+        some |= {"temperature": self.random.choice((0, 0.5, 0.7, 9)), "seed": 1}
+        return {name: value for name, value in some.items() if self.random.random() < 0.4}
 
     def _captions(self) -> dict[str, Any]:
         images = [{"data": in_base64(self._picture())} for _ in range(self.random.randint(1, 3))]

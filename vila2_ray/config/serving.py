@@ -53,8 +53,8 @@ class ServeConfig:
     """For questions that still run when their checkpoint is replaced or the endpoint stops."""
 
     def __post_init__(self) -> None:
-        positive = ("max_body_mb", "max_images", "max_pixels", "max_prompt_characters", "max_tokens", "default_tokens")
-        positive += ("fetch_timeout_seconds", "timeout_seconds", "min_replicas", "poll_seconds", "load_timeout_seconds")
+        positive = ["max_body_mb", "max_images", "max_pixels", "max_prompt_characters", "max_tokens", "default_tokens"]
+        positive += ["fetch_timeout_seconds", "timeout_seconds", "min_replicas", "poll_seconds", "load_timeout_seconds"]
         check_positive("serve", self, *positive, "drain_seconds")
         if not 0 <= self.port < 65536:
             raise ConfigError("serve.port", self.port, "must lie between 0 (any free one) and 65535")

@@ -45,12 +45,11 @@ def routes(endpoint: Endpoint) -> APIRouter:
         for picture in pictures:
             if isinstance(picture, Picture):
                 endpoint.metrics.image(picture.media_type)
+        question = partial(
+            ask, to=to, turns=turns, sampling=sampling, seed=wishes.seed, request_id=name, streamed=wishes.stream
+        )
         asked = [
-            one
-            if isinstance(one, Problem)
-            else Asked(
-                ask(one, to, turns, sampling, wishes.seed, request_id=name, index=index, streamed=wishes.stream), to
-            )
+            one if isinstance(one, Problem) else Asked(question(one, index=index), to)
             for index, one in enumerate(pictures)
         ]
         events = answers(captioner, asked, settings.timeout_seconds, endpoint.metrics)
@@ -75,7 +74,7 @@ def routes(endpoint: Endpoint) -> APIRouter:
 
 def caption(index: int, picture: Picture | Problem, ended: Answer | Problem, request_id: str) -> dict[str, Any]:
     """A caption as answers show it; of a picture that failed, with its problem and no text."""
-    size = {"width": None, "height": None}
+    size: dict[str, int | None] = {"width": None, "height": None}
     if isinstance(picture, Picture):
         size = {"width": picture.width, "height": picture.height}
     if isinstance(ended, Problem):

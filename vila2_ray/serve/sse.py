@@ -15,12 +15,13 @@ from vila2_ray.serve.answering import gone
 E = TypeVar("E")
 HEARTBEAT_SECONDS = 15.0
 """Of silence, after which a comment tells every proxy on the way that the connection lives."""
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _HEARTBEAT = b": still at it\n\n"
 
 
 def encode(data: Mapping[str, Any], event: str = "") -> bytes:
     """One event. JSON has no line breaks of its own, so that its data is always one line."""
-    written = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    written = _JSON.encode(data)
     return (f"event: {event}\ndata: {written}\n\n" if event else f"data: {written}\n\n").encode()
 
 
