@@ -35,7 +35,9 @@ def test_what_a_model_says_stays_text(page: Any) -> None:
 
 
 def test_the_policy_holds_against_a_mistake_of_ours(chromium: Any, endpoint: Endpoint) -> None:
-    with visiting(chromium, endpoint.url, expected=("Content Security Policy", "127.0.0.2")) as page:
+    with visiting(
+        chromium, endpoint.url, expected=("This document requires", "Content Security Policy", "127.0.0.2")
+    ) as page:
         tried = page.evaluate(
             """() => [
               () => { document.body.innerHTML = "<b>"; },
