@@ -44,7 +44,7 @@ async function go() {
     lack.at.focus();
     return;
   }
-  const run = new Run(chosen, asked, wish(), connection.limits, { again, refused: connection.wantKey });
+  const run = new Run(chosen, asked, wish(), connection.limits, { again, refused: () => connection.wantKey() });
   runs.push(run);
   byId("empty").hidden = true;
   byId("tools").hidden = false;
@@ -72,6 +72,7 @@ async function during(answers, work) {
   await work(controller.signal);
   clearInterval(ticking);
   show(null);
+  if (connection.isLocked()) return; // which it has said
   const failed = num("failed");
   if (controller.signal.aborted) say("Stopped.");
   else if (failed) say(failed === answers.length ? "Nothing was answered." : `${failed} of ${answers.length} answers failed.`);

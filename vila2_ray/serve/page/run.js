@@ -10,7 +10,7 @@ import { events } from "./sse.js";
 const NUM_HUES = 6;
 
 export class Run {
-  /** `wish` is {prompt, question, sampling, said}; `again(answer)` asks one answer anew; `refused(problem)` hears of a 401. */
+  /** `wish` is {prompt, question, sampling, said}; `again(answer)` asks one answer anew; `refused()` hears of a 401. */
   constructor(pictures, models, wish, limits, { again, refused }) {
     this.limits = limits;
     this.refused = refused;
@@ -42,7 +42,7 @@ export class Run {
       if (answers.some(({ isOpen }) => isOpen)) throw new Error("the stream ended early");
     } catch (error) {
       const problem = problemOf(error);
-      if (!signal.aborted && problem.status === 401) this.refused(problem);
+      if (!signal.aborted && problem.status === 401) this.refused();
       for (const answer of answers.filter(({ isOpen }) => isOpen)) {
         if (signal.aborted) answer.stop();
         else answer.fail(problem);
