@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vila2_ray.campaign.serving import (
     PROMOTED,
@@ -49,13 +49,13 @@ def serve_here(campaign: str, overrides: Sequence[str], address: str | None) -> 
     listening = _listen(made.settings.host, made.settings.port)  # told before a cluster starts
     with listening:
         if made.shares_process:
-            asyncio.run(_serve_alone(made, keys, listening))
+            _run(_serve_alone(made, keys, listening))
             return
         from vila2_ray.serve.cluster import leave, start_here
 
         try:
             start_here()
-            asyncio.run(_serve_with_ray(made, keys, listening))
+            _run(_serve_with_ray(made, keys, listening))
         finally:
             with _not_interrupted():
                 leave()
@@ -103,6 +103,21 @@ def key_here(file: str, name: str, revoke: bool) -> None:
 
 
 # --- in this process -------------------------------------------------------------------------------------------------
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """On uvloop where it is installed, as Ray's own processes do: it takes half of the time for a request."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+        return
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+    else:
+        uvloop.install()
+        asyncio.run(work)
 
 
 async def _serve_alone(made: Setup, keys: Keys | None, listening: socket.socket) -> None:
@@ -196,7 +211,9 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError where the address is taken or none of this machine's."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        # With its protocol named, else connections wait for more to send (Nagle): 40 ms an answer.
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         made.listen(2048)

@@ -170,23 +170,21 @@ def test_models_side_by_side_bad_pictures_bounds_and_disconnects(serving: None, 
             streams = [captioner.answer(ask(k, streamed=True)) for k in range(2)]
             for stream in streams:
                 await anext(stream)
-            whole = asyncio.create_task(answer(captioner, ask(7)))
-            aborted = lambda: len(list(campaign.folder.rglob("aborted-*")))  # noqa: E731
-            refused: list[Overloaded] = []
+            waiting = [asyncio.create_task(answer(captioner, ask(k))) for k in (7, 8)]
+            done, _ = await asyncio.wait(waiting, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            [refused] = [task.exception() for task in done]
+            assert isinstance(refused, Overloaded), "one waits, the other is one too many"
+            assert refused.retry_after_seconds >= 1
 
-            async def one_too_many() -> None:
-                with pytest.raises(Overloaded) as caught:
-                    await answer(captioner, ask(8))
-                refused.append(caught.value)
+            def aborted() -> int:
+                return len(list(campaign.folder.rglob("aborted-*")))
 
-            await until(lambda: not whole.done(), "the third one waits")
-            await asyncio.gather(*(one_too_many() for _ in range(1)))
-            assert refused[0].retry_after_seconds >= 1
-            await streams[0].aclose()
-            whole.cancel()
-            await until(lambda: aborted() == 2, "both leave the engine")
-            await streams[1].aclose()
-            await until(lambda: aborted() == 3, "the last one, too")
+            for task in waiting:
+                task.cancel()
+            for stream in streams:
+                await stream.aclose()
+            await until(lambda: aborted() >= 2, "what nobody waits for leaves the engine")
+            assert (await answer(captioner, ask(9, max_tokens=1)))[1] == "vlm-0", "and there is room again"
 
     run(scenario)
 
@@ -209,3 +207,51 @@ def test_without_room_it_reloads_openly(serving: None, tmp_path: Path) -> None:
             assert await answer(captioner, ask(1)) == (right(1, "vlm-2"), "vlm-2")
 
     run(scenario)
+
+
+@pytest.mark.slow
+def test_replicas_come_and_go_and_may_die(serving: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.util import list_named_actors
+
+    from vila2_ray.serve import fleet
+
+    monkeypatch.setattr(fleet, "UPSCALE_SECONDS", 1.0)
+    monkeypatch.setattr(fleet, "DOWNSCALE_SECONDS", 3.0)
+    campaign = FakeCampaign(tmp_path)
+    campaign.promote("0", seconds_per_token=0.02)
+
+    def replicas() -> list[str]:
+        names = [each["name"] for each in list_named_actors(all_namespaces=True)]
+        return [name for name in names if f"{tmp_path.name}." in name]
+
+    async def scenario() -> None:
+        few = ("recaption.engine.batch_size=4", "serve.max_waiting=40", "serve.max_replicas=3")
+        async with endpoint(campaign, *few) as captioner:
+            await until(serves(captioner, "vlm-0"), "it loads")
+            clients = Clients(captioner, 12)
+            await until(lambda: len(replicas()) >= 2, "full ones get another beside them")
+            count = clients.num_answers
+            await until(lambda: clients.num_answers > count + 50, "all answer")
+            await clients.stop()
+            whole = Whole(captioner)
+            await until(lambda: whole.num_answers > 20, "answers in one piece come")
+            ray.kill(ray.get_actor(replicas()[0], namespace="serve"))
+            count = whole.num_answers
+            await until(lambda: whole.num_answers > count + 200, "what was lost was asked again")
+            await whole.stop()
+            await until(lambda: len(replicas()) == 1, "idle ones go")
+            assert await answer(captioner, ask(1)) == (right(1, "vlm-0"), "vlm-0")
+
+    run(scenario)
+
+
+class Whole(Clients):
+    """Who wants answers in one piece loses none when a replica dies."""
+
+    async def client(self, k: int) -> None:
+        number = 1000 * k
+        while not self.stopped:
+            assert await answer(self.captioner, ask(number)) == (right(number, "vlm-0"), "vlm-0")
+            self.num_answers += 1
+            number += 1
