@@ -42,7 +42,17 @@ def descendants() -> set[int]:
             if int(parent) in below and state != "Z":
                 found.add(int(folder.name))
         below |= found
-    return {process for process in found if b"resource_tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()}
+    return {process for process in found if runs(process, but=b"resource_tracker")}
+
+
+def runs(process: int, but: bytes = b"") -> bool:
+    """Whether a process is there and no zombie, as some containers keep them; nor one with the words `but`."""
+    folder = Path(f"/proc/{process}")
+    try:
+        state, words = (folder / "stat").read_text().rpartition(")")[2].split()[0], (folder / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return state != "Z" and not (but and but in words)
 
 
 def test_serving(make_requests: MakeRequests) -> None:
@@ -93,7 +103,7 @@ def test_serving(make_requests: MakeRequests) -> None:
             assert last.num_prompt_tokens > 4
         again = await asyncio.gather(*(ask(engine, dataclasses.replace(r, key=f"a{r.key}")) for r in requests[16:]))
         assert [whole(pieces) for pieces in again] == [whole(pieces) for pieces in answers[16:]]
-        assert max(map(len, answers)) > 5, "they stream"
+        assert max(map(len, answers)) > 2, "they stream; of what comes while nobody looks, vLLM makes one piece"
 
     async def bad_ones(engine: LiveEngine) -> None:
         long = dataclasses.replace(requests[0], key="long", turns=(Turn("user", "what is it " * 90),))
@@ -124,11 +134,12 @@ def test_serving(make_requests: MakeRequests) -> None:
 
     async def the_engine_dies(engine: LiveEngine, process: int) -> None:
         sampling = dataclasses.replace(requests[0].sampling, max_tokens=100, min_tokens=100)
+        os.kill(process, signal.SIGSTOP)  # so that it cannot have answered before it dies
         running = asyncio.create_task(ask(engine, dataclasses.replace(requests[0], key="last", sampling=sampling)))
         await asyncio.sleep(0.01)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(running, 60)
+            await asyncio.wait_for(running, 120)
         with pytest.raises(EngineDied):
             await engine.check()
         with pytest.raises(EngineDied):
@@ -177,8 +188,8 @@ def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
     server.kill()
     server.wait()
     server.stdout.close()
-    patience = time.monotonic() + 60
-    while any(Path(f"/proc/{process}").exists() for process in started):
+    patience = time.monotonic() + 120
+    while any(map(runs, started)):
         assert time.monotonic() < patience
         time.sleep(0.05)
 
