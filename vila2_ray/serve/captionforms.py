@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 _FILE_FIELD = "image"
 _MAX_FIELDS = 32
 _MAX_COMMAS = 20_000
-"""Of a JSON body. Pictures in base64 have none; each one more is an object made, or an error told, of some kilobytes."""
+"""Of a JSON body. Pictures in base64 have none; each comma may cost an object, or an error told, of a kilobyte."""
 
 
 class GivenImage(BaseModel):
