@@ -32,7 +32,7 @@ class Decoder(Protocol):
         """Read the prompts of new rows. Raises SampleError, or anything, for one that is bad; then none has begun."""
 
     def step(self, told: Callable[[], None]) -> None:
-        """Work on; calls `told` whenever rows have got tokens."""
+        """Work on, if there are rows; calls `told` whenever they have got tokens. Rows that are over may leave."""
 
 
 class Continuous:
@@ -56,6 +56,7 @@ class Continuous:
 
     @torch.inference_mode()
     def begin(self, rows: Sequence[Row]) -> None:
+        self._leave()
         device, processor = self._model.device, self._engine.processor
         images = {row.image_key: row.pixels for row in rows if row.pixels is not None}
         place = {key: number for number, key in enumerate(images)}
@@ -66,7 +67,6 @@ class Continuous:
             _fit(row, length, _context(self._model))
         image_of_row = torch.tensor([place[row.image_key] for row in rows], device=device)
         begun = prefill(self._model, ids.to(device), mask.to(device), image_tokens, image_of_row)
-        self._leave()
         cache, mask = begun.cache, mask.to(device)
         if self.rows:
             layers = zip(self._cache.layers, cache.layers, strict=True)
@@ -145,6 +145,8 @@ class Whole:
         self._inputs, self.rows = dict(made), list(rows)
 
     def step(self, told: Callable[[], None]) -> None:
+        if not self.rows:
+            return
         end_ids, pad_id = self._engine.end_ids(), self._engine.pad_id()
         try:
             decode_any(self._model, self._inputs, end_ids, pad_id, _Telling(self.rows, end_ids, pad_id, told))

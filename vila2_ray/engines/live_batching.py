@@ -189,13 +189,13 @@ class _Work:
     def until_closed(self) -> None:
         """Raises whatever the model raises where no request is to blame."""
         while True:
-            self._take(is_idle=not self._running and not self._waiting)
+            self._take(is_idle=not self._decoder.rows and not self._waiting)
             if self._is_closed:
                 return
             if self._decoder.takes_more:
                 self._begin_waiting()
-            if self._running:
-                self._decoder.step(self._tell)
+            self._decoder.step(self._tell)
+            self._running = [asked for asked in self._running if not asked.row.is_over]
 
     def everyone(self) -> list[_Asked]:
         """Who still waits for something, once the thread works no more."""
@@ -239,8 +239,8 @@ class _Work:
         if out_of_memory:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if self._running:  # they fit when fewer run
-                self._capacity = len(self._running)
+            if self._decoder.rows:  # they fit when fewer run
+                self._capacity = max(1, len(self._running))
                 self._waiting.extendleft(reversed(newcomers))
                 return
         if len(newcomers) == 1:

@@ -75,7 +75,8 @@ class LocalCaptioner:
                 streamed=question.streamed,
             )
             for is_last in (False, True):
-                engine, served, said = stand.engine(), stand.served, False
+                engine = await stand.engine_again()
+                served, said = stand.served, False
                 try:
                     async with aclosing(engine.generate(request)) as pieces:
                         async for piece in pieces:
@@ -122,6 +123,12 @@ class _Stand:
         if self._engine is None:
             raise NotReady(f"{self.served.name} does not answer now: {self._detail}")
         return self._engine
+
+    async def engine_again(self) -> LiveEngine:
+        """For whoever is inside already: waits for an engine that is opened again."""
+        if self._engine is None and self._reopening is not None:
+            await asyncio.shield(self._reopening)
+        return self.engine()
 
     @contextmanager
     def place(self) -> Iterator[None]:

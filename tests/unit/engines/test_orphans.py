@@ -1,0 +1,75 @@
+"""What an engine starts ends with whoever started it, even if that is killed; and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHILD = """
+import sys, time
+from vila2_ray.engines.orphans import end_with_parent
+end_with_parent()
+end_with_parent()
+print("up", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys, time
+from vila2_ray.engines.orphans import children_end_with_us
+with children_end_with_us(sys.argv[2]):
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def gone(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", PARENT, CHILD, str(scratch)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert not gone(child)
+    parent.kill()
+    parent.wait()
+    patience = time.monotonic() + 60
+    while not gone(child):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    parent.stdout.close()
+    assert not scratch.exists()
+
+
+def test_others_are_left_alone() -> None:
+    code = CHILD.replace("time.sleep(600)", "time.sleep(0.2)")
+    for value in ("", str(os.getppid())):  # of a living process that is not the parent
+        environment = {**os.environ, "VILA2_ENDS_WITH": value}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_process_takes_its_normal_share_again() -> None:
+    code = """
+import os, sys, threading
+os.nice(5)
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+from vila2_ray.engines.niceness import take_normal_niceness
+allowed = take_normal_niceness()
+threads = [int(name) for name in os.listdir("/proc/self/task")]
+levels = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+assert len(threads) > 1
+assert levels == {0} or not allowed, levels
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
