@@ -16,9 +16,6 @@ GRACE_SECONDS = 20.0
 LEAST_BYTES_PER_SECOND = 32 * 1024
 """A body that comes slower than this, after the grace, is cut off."""
 
-_LEAST_WAIT_SECONDS = 0.1
-"""So that what is there already is taken, however late this process comes to it."""
-
 
 class Bodies:
     """ASGI: answers 413 to bodies of more than `max_bytes`, 408 to those that come too slowly.
@@ -107,4 +104,4 @@ class _Body:
 
     def _left_seconds(self) -> float:
         allowed = self._bounds.grace_seconds + self._num_bytes / self._bounds.least_bytes_per_second
-        return max(_LEAST_WAIT_SECONDS, self._since + allowed - time.monotonic())
+        return max(0.0, self._since + allowed - time.monotonic())

@@ -30,6 +30,9 @@ _RETRY_SECONDS = 5
 _MAX_ERRORS = 8
 """Of a request's wrong fields, that are told at once."""
 
+_MAX_SHOWN = 60
+"""Characters of a wrong value."""
+
 _BY_REASON = {
     Reason.IMAGE_TYPE: (415, "image-type", "Not a picture that can be read"),
     Reason.IMAGE_TOO_LARGE: (413, "image-too-large", "Too many pixels"),
@@ -187,7 +190,8 @@ class _Wrong(NamedTuple):
         """Of an error of pydantic's."""
         value, shown = error.get("input"), ""
         if error.get("type") != "missing" and isinstance(value, (str, int, float, bool)):
-            shown = f" = {f'{value[:40]}…' if isinstance(value, str) and len(value) > 40 else value!r}"
+            shown = repr(value[:_MAX_SHOWN] if isinstance(value, str) else value)
+            shown = f" = {shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + '…'}"
         return cls(_field(error.get("loc", ())), shown, str(error.get("msg", "is wrong")))
 
 
@@ -204,7 +208,7 @@ def _of_http(error: HTTPException) -> Problem:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Refused"
-    detail = str(error.detail)
+    detail = str(error.detail) or title
     if detail == title:  # Starlette's own: it knows no more
         known = {404: "there is nothing at this address; /docs lists what there is"}
         known[405] = "this address takes other methods; see Allow"
