@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -56,7 +56,8 @@ class Answer:
     total_seconds: float
 
 
-class Delta(NamedTuple):
+@dataclass(frozen=True)
+class Delta:
     """New text of one answer."""
 
     index: int
@@ -64,14 +65,16 @@ class Delta(NamedTuple):
     by: Served
 
 
-class Whole(NamedTuple):
+@dataclass(frozen=True)
+class Whole:
     """One answer's end."""
 
     index: int
     answer: Answer
 
 
-class Failed(NamedTuple):
+@dataclass(frozen=True)
+class Failed:
     """One answer's other end."""
 
     index: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -44,19 +45,24 @@ def routes(endpoint: Endpoint) -> APIRouter:
         for picture in pictures:
             if isinstance(picture, Picture):
                 endpoint.metrics.image(picture.media_type)
+        question = partial(
+            ask, to=to, turns=turns, sampling=sampling, seed=wishes.seed, request_id=name, streamed=wishes.stream
+        )
         asked = [
-            one
-            if isinstance(one, Problem)
-            else Asked(
-                ask(one, to, turns, sampling, wishes.seed, request_id=name, index=index, streamed=wishes.stream), to
-            )
+            one if isinstance(one, Problem) else Asked(question(one, index=index), to)
             for index, one in enumerate(pictures)
         ]
         events = answers(captioner, asked, settings.timeout_seconds, endpoint.metrics)
         if wishes.stream:
             seen, by = await while_connected(request.receive, opened(events))
-            written = _written(seen, events, pictures, name)
-            return EventStream(written, seconds=settings.timeout_seconds + GRACE_SECONDS, headers=checkpoint_header(by))
+            return EventStream(
+                seen,
+                events,
+                partial(_written, pictures, name),
+                last=encode({}, "done"),
+                seconds=settings.timeout_seconds + GRACE_SECONDS,
+                headers=checkpoint_header(by),
+            )
         found = await while_connected(request.receive, collected(events, len(asked)))
         whole = [caption(index, pictures[index], one, name) for index, one in enumerate(found)]
         by = next(one.by for one in found if isinstance(one, Answer))
@@ -68,7 +74,7 @@ def routes(endpoint: Endpoint) -> APIRouter:
 
 def caption(index: int, picture: Picture | Problem, ended: Answer | Problem, request_id: str) -> dict[str, Any]:
     """A caption as answers show it; of a picture that failed, with its problem and no text."""
-    size = {"width": None, "height": None}
+    size: dict[str, int | None] = {"width": None, "height": None}
     if isinstance(picture, Picture):
         size = {"width": picture.width, "height": picture.height}
     if isinstance(ended, Problem):
@@ -100,26 +106,13 @@ def caption(index: int, picture: Picture | Problem, ended: Answer | Problem, req
     }
 
 
-async def _written(
-    seen: Sequence[Event], events: AsyncGenerator[Event, None], pictures: Sequence[Picture | Problem], request_id: str
-) -> AsyncGenerator[bytes, None]:
-    """The stream of server-sent events."""
-
-    def write(event: Event) -> bytes:
-        if isinstance(event, Delta):
-            return encode({"index": event.index, "text": event.text}, "piece")
-        if isinstance(event, Whole):
-            return encode(caption(event.index, pictures[event.index], event.answer, request_id), "caption")
-        return encode({"index": event.index, **event.problem.body(request_id)}, "error")
-
-    try:
-        for event in seen:
-            yield write(event)
-        async for event in events:
-            yield write(event)
-        yield encode({}, "done")
-    finally:
-        await events.aclose()
+def _written(pictures: Sequence[Picture | Problem], request_id: str, event: Event) -> bytes:
+    """As a server-sent event."""
+    if isinstance(event, Delta):
+        return encode({"index": event.index, "text": event.text}, "piece")
+    if isinstance(event, Whole):
+        return encode(caption(event.index, pictures[event.index], event.answer, request_id), "caption")
+    return encode({"index": event.index, **event.problem.body(request_id)}, "error")
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ from vila2_ray.recipe import load_config
 from vila2_ray.serve.following import Bounds
 from vila2_ray.serve.states import Version
 from vila2_ray.serve.wishes import Wish, look
+from vila2_ray.serve.wording import default_prompt
 from vila2_ray.serve.worker import WorkerSpec
 from vila2_ray.storage import Store
 
@@ -60,8 +61,9 @@ class Setup:
         """What one replica of a version needs."""
         recaption, settings = self.config.recaption, self.settings
         folder = Store(self.campaign).sub(*version.target.checkpoint.split("/")).uri
-        told = dict(recaption.engine_settings)
-        return WorkerSpec(version, folder, recaption.engine, told, settings.max_waiting, settings.max_pixels)
+        told, prompts = dict(recaption.engine_settings), self.prompts()
+        smoke = prompts.text(default_prompt(prompts, version.target.skill))
+        return WorkerSpec(version, folder, recaption.engine, told, settings.max_waiting, settings.max_pixels, smoke)
 
 
 def setup(campaign: str, overrides: Sequence[str] = ()) -> Setup:

@@ -40,6 +40,7 @@ _CAPTION = {
     "error": None,
 }
 _CAPTIONS = {"id": "9b2e…", "created": 1763900000, "captions": [_CAPTION]}
+_EVENTS = ("piece", "caption", "error", "done")
 _STREAM = (
     'event: piece\ndata: {"index":0,"text":"A cat"}\n\n'
     'event: caption\ndata: {"index":0,"text":"A cat on a sofa.",…}\n\n'
@@ -82,10 +83,16 @@ class CaptionsForm(Wishes):
     image: list[bytes] = Field(min_length=1, description="One file or several, each in a field of this name.")
 
 
-def _answer(model: type[BaseModel], example: Any, stream: str = "") -> dict[int | str, dict[str, Any]]:
+def _answer(
+    model: type[BaseModel], example: Any, stream: str = "", events: tuple[str, ...] = ()
+) -> dict[int | str, dict[str, Any]]:
     content: dict[str, Any] = {"application/json": {"example": example}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "example": stream}
+        properties: dict[str, Any] = {"data": {"type": "string", "contentMediaType": "application/json"}}
+        if events:
+            properties["event"] = {"enum": list(events)}
+        one = {"type": "object", "properties": properties, "required": list(properties)}
+        content["text/event-stream"] = {"itemSchema": one, "example": stream}
     return {200: {"description": "OK", "model": model, "content": content}}
 
 
@@ -107,7 +114,7 @@ def _schema(model: type[BaseModel], **examples: Any) -> dict[str, Any]:
 _ONE = {"images": [{"data": _DOT}]}
 CAPTIONS: dict[str, Any] = {
     "summary": "Caption pictures",
-    "responses": {**_answer(forms.CaptionsAnswer, _CAPTIONS, _STREAM), **responses(*_ASKED)},
+    "responses": {**_answer(forms.CaptionsAnswer, _CAPTIONS, _STREAM, _EVENTS), **responses(*_ASKED)},
     "openapi_extra": _body(
         {
             "application/json": _schema(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -33,6 +32,8 @@ from vila2_ray.serve.pictures import at_url
 from vila2_ray.serve.problems import openai_error
 from vila2_ray.serve.sse import EventStream, encode
 from vila2_ray.serve.wording import wording
+
+_DONE = b"data: [DONE]\n\n"
 
 
 def routes(endpoint: Endpoint) -> APIRouter:
@@ -67,8 +68,16 @@ def routes(endpoint: Endpoint) -> APIRouter:
             return JSONResponse(_completion(name, answer), headers=checkpoint_header(answer.by))
         seen, by = await while_connected(request.receive, opened(events))
         options = chat.stream_options
-        written = _chunks(name, seen, events, by, with_usage=bool(options and options.include_usage))
-        return EventStream(written, seconds=settings.timeout_seconds + GRACE_SECONDS, headers=checkpoint_header(by))
+        chunks = _Chunks(name, by, with_usage=bool(options and options.include_usage))
+        return EventStream(
+            seen,
+            events,
+            chunks.written,
+            first=chunks.chunk({"role": "assistant", "content": "", "refusal": None}),
+            last=_DONE,
+            seconds=settings.timeout_seconds + GRACE_SECONDS,
+            headers=checkpoint_header(by),
+        )
 
     @router.get("/v1/models", **MODELS)
     async def models() -> Response:
@@ -95,33 +104,25 @@ def _completion(name: str, answer: Answer) -> dict[str, Any]:
     return {**_head(name, "chat.completion", answer.by), "choices": [choice], "usage": _usage(answer)}
 
 
-async def _chunks(
-    name: str, seen: Sequence[Event], events: AsyncGenerator[Event, None], by: Served, with_usage: bool
-) -> AsyncGenerator[bytes, None]:
-    """The stream of chunks: a role, texts, a finish reason, the usage where it is asked for, and OpenAI's last word."""
-    head = _head(name, "chat.completion.chunk", by) | ({"usage": None} if with_usage else {})
+class _Chunks:
+    """One stream's chunks: a role, texts, a finish reason, the usage where it is asked for."""
 
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def __init__(self, name: str, by: Served, with_usage: bool) -> None:
+        self.head = _head(name, "chat.completion.chunk", by) | ({"usage": None} if with_usage else {})
+        self.with_usage = with_usage
+
+    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return encode({**head, "choices": [choice]})
+        return encode({**self.head, "choices": [choice]})
 
-    def write(event: Event) -> bytes:
+    def written(self, event: Event) -> bytes:
         if isinstance(event, Delta):
-            return chunk({"content": event.text})
+            return self.chunk({"content": event.text})
         if isinstance(event, Failed):
             return encode(openai_error(event.problem))
-        last = chunk({}, event.answer.finish_reason)
-        return last + (encode({**head, "choices": [], "usage": _usage(event.answer)}) if with_usage else b"")
-
-    try:
-        yield chunk({"role": "assistant", "content": "", "refusal": None})
-        for event in seen:
-            yield write(event)
-        async for event in events:
-            yield write(event)
-        yield b"data: [DONE]\n\n"
-    finally:
-        await events.aclose()
+        last = self.chunk({}, event.answer.finish_reason)
+        usage = encode({**self.head, "choices": [], "usage": _usage(event.answer)}) if self.with_usage else b""
+        return last + usage
 
 
 def _head(name: str, kind: str, by: Served) -> dict[str, Any]:

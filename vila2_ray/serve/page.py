@@ -60,12 +60,12 @@ class PageFile:
         return f'"{hashlib.sha256(self.content).hexdigest()[:20]}"'
 
 
-def mount_page(app: FastAPI, settings: ServeConfig | None = None) -> None:
+def mount_page(app: FastAPI, settings: ServeConfig) -> None:
     """Adds GET and HEAD of `/` and `/page/NAME`; both need no API key, and stand in no OpenAPI document.
 
-    The page warns of pictures beyond the bounds of `settings` before it sends them.
+    The page knows the bounds of `settings`: it warns of pictures beyond them before it sends them.
     """
-    held = dict(page_files(settings or ServeConfig()))
+    held = dict(page_files()) | {"limits.json": limits_file(settings)}
     headers = {name: {**_HEADERS, "ETag": file.etag} for name, file in held.items()}
 
     async def page(request: Request) -> Response:
@@ -80,21 +80,15 @@ def mount_page(app: FastAPI, settings: ServeConfig | None = None) -> None:
         app.add_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def page_files(settings: ServeConfig) -> Iterator[tuple[str, PageFile]]:
+def page_files() -> Iterator[tuple[str, PageFile]]:
     """Name and file, all there are; read once, when the app is made."""
     for entry in files("vila2_ray.serve").joinpath("page").iterdir():
         ending = entry.name.rpartition(".")[2]
         if ending in _TYPES:
             yield entry.name, PageFile(entry.read_bytes(), _TYPES[ending])
-    yield "limits.json", PageFile(json.dumps(limits(settings)).encode(), _TYPES["json"])
 
 
-def limits(settings: ServeConfig) -> dict[str, int]:
+def limits_file(settings: ServeConfig) -> PageFile:
     """What the page must know of the endpoint's bounds."""
-    return {
-        "max_body_bytes": int(settings.max_body_mb * 2**20),
-        "max_images": settings.max_images,
-        "max_pixels": settings.max_pixels,
-        "max_tokens": settings.max_tokens,
-        "default_tokens": settings.default_tokens,
-    }
+    names = ("max_body_mb", "max_images", "max_pixels", "max_tokens", "default_tokens")
+    return PageFile(json.dumps({name: getattr(settings, name) for name in names}).encode(), _TYPES["json"])

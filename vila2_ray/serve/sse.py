@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from vila2_ray.serve.answering import gone
 
+E = TypeVar("E")
 HEARTBEAT_SECONDS = 15.0
 """Of silence, after which a comment tells every proxy on the way that the connection lives."""
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _HEARTBEAT = b": still at it\n\n"
 
 
 def encode(data: Mapping[str, Any], event: str = "") -> bytes:
     """One event. JSON has no line breaks of its own, so that its data is always one line."""
-    written = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    written = _JSON.encode(data)
     return (f"event: {event}\ndata: {written}\n\n" if event else f"data: {written}\n\n").encode()
 
 
-class EventStream(Response):
-    """Sends what the generator gives; closes it as soon as the client goes away, or reads for longer than `seconds`."""
+class EventStream(Response, Generic[E]):
+    """Sends what a generator gives; closes it when it is whole, when the client goes away, or after `seconds`."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes, None],
+        seen: Sequence[E],
+        events: AsyncGenerator[E, None],
+        write: Callable[[E], bytes],
         *,
         seconds: float,
+        first: bytes = b"",
+        last: bytes = b"",
         headers: Mapping[str, str] | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
+        """`seen`: what was taken out of `events` already. `first` and `last` stand around all of them."""
         self.status_code, self.background = 200, None
-        self.events, self.seconds, self.heartbeat_seconds = events, seconds, heartbeat_seconds
+        self.seen, self.events, self.write, self.first, self.last = seen, events, write, first, last
+        self.seconds, self.heartbeat_seconds, self._is_quiet = seconds, heartbeat_seconds, False
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,18 +62,25 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        seen = self.first + b"".join(self.write(event) for event in self.seen)
+        if seen:
+            await send(_more(seen))
         beating = asyncio.ensure_future(self._beat(send))
         try:
             async for event in self.events:
-                self._quiet = False
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+                self._is_quiet = False
+                await send(_more(self.write(event)))
         finally:
             beating.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": self.last, "more_body": False})
 
     async def _beat(self, send: Send) -> None:
         while True:
-            self._quiet = True
+            self._is_quiet = True
             await asyncio.sleep(self.heartbeat_seconds)
-            if self._quiet:
-                await send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+            if self._is_quiet:
+                await send(_more(_HEARTBEAT))
+
+
+def _more(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}

@@ -24,7 +24,6 @@ from vila2_ray.serve.states import Version
 from vila2_ray.storage import Store
 
 SMOKE_TOKENS = 16
-_SMOKE_PROMPT = "Say in one short sentence what this picture shows."
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class WorkerSpec:
     """Keyword arguments of `open_live_engine`."""
     max_waiting: int
     max_pixels: int
+    smoke_prompt: str
+    """One that the campaign asks: a small model need not understand any other."""
 
 
 class Worker:
@@ -100,7 +101,7 @@ class Worker:
 
         Raises CheckpointError where what comes is no caption, SampleError and EngineDied.
         """
-        async with aclosing(self._answer(smoke_question(self.spec.version.name))) as pieces:
+        async with aclosing(self._answer(smoke_question(self.spec.version.name, self.spec.smoke_prompt))) as pieces:
             said = [piece async for piece in pieces]
         text, likely = "".join(piece.text for piece in said), said[-1].mean_logprob
         is_finite = likely is None or math.isfinite(likely)
@@ -124,9 +125,9 @@ def smoke_picture() -> bytes:
     return out.getvalue()
 
 
-def smoke_question(name: str) -> Question:
+def smoke_question(name: str, prompt: str) -> Question:
     data = smoke_picture()
-    turns, sampling = (Turn("user", _SMOKE_PROMPT),), SamplingConfig(max_tokens=SMOKE_TOKENS)
+    turns, sampling = (Turn("user", prompt),), SamplingConfig(max_tokens=SMOKE_TOKENS)
     key = f"smoke-{name}-{time.time_ns()}"
     return Question(key, name, data, sha256(data).hexdigest(), turns, sampling, seed=0, streamed=False)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,10 @@ def test_any_text_is_one_line_of_data(text: str) -> None:
 
 def test_events_without_a_name() -> None:
     assert encode({"a": "é"}) == 'data: {"a":"é"}\n\n'.encode()
+
+
+def stream(events: AsyncGenerator[bytes, None], **options: Any) -> EventStream[bytes]:
+    return EventStream([b"data: 1\n\n"], events, bytes, last=b"data: end\n\n", **options)
 
 
 class Reader:
@@ -67,13 +72,13 @@ class Told:
 
 def test_a_whole_stream() -> None:
     async def work() -> None:
-        reader, told = Reader(), Told(b"data: 1\n\n", b"data: 2\n\n")
-        await reader.read(EventStream(told.events(), seconds=60, headers={"X-Here": "yes"}))
+        reader, told = Reader(), Told(b"data: 2\n\n")
+        await reader.read(stream(told.events(), seconds=60, headers={"X-Here": "yes"}))
         head, *events, end = reader.messages
         assert dict(head["headers"])[b"content-type"].startswith(b"text/event-stream")
         assert dict(head["headers"])[b"x-here"] == b"yes"
         assert [event["body"] for event in events] == [b"data: 1\n\n", b"data: 2\n\n"]
-        assert end == {"type": "http.response.body", "body": b"", "more_body": False}
+        assert end == {"type": "http.response.body", "body": b"data: end\n\n", "more_body": False}
         assert told.closed
 
     asyncio.run(work())
@@ -81,8 +86,8 @@ def test_a_whole_stream() -> None:
 
 def test_it_ends_when_the_reader_leaves() -> None:
     async def work() -> None:
-        reader, told = Reader(), Told(b"data: 1\n\n", ends=False)
-        reading = asyncio.ensure_future(reader.read(EventStream(told.events(), seconds=3600)))
+        reader, told = Reader(), Told(ends=False)
+        reading = asyncio.ensure_future(reader.read(stream(told.events(), seconds=3600)))
         await reader.until(2)
         assert not told.closed
         reader.gone.set()
@@ -95,8 +100,8 @@ def test_it_ends_when_the_reader_leaves() -> None:
 
 def test_it_ends_when_nobody_reads_on() -> None:
     async def work() -> None:
-        reader, told = Reader(), Told(b"data: 1\n\n", ends=False)
-        await reader.read(EventStream(told.events(), seconds=0.05))
+        reader, told = Reader(), Told(ends=False)
+        await reader.read(stream(told.events(), seconds=0.05))
         assert told.closed
 
     asyncio.run(work())
@@ -105,12 +110,12 @@ def test_it_ends_when_nobody_reads_on() -> None:
 def test_silence_is_filled_with_comments() -> None:
     async def work() -> None:
         reader, told = Reader(), Told(ends=False)
-        stream = EventStream(told.events(), seconds=3600, heartbeat_seconds=0.01)
-        reading = asyncio.ensure_future(reader.read(stream))
-        await reader.until(3)
+        slow = stream(told.events(), seconds=3600, heartbeat_seconds=0.01)
+        reading = asyncio.ensure_future(reader.read(slow))
+        await reader.until(4)
         reader.gone.set()
         await reading
-        assert all(message["body"].startswith(b":") for message in reader.messages[1:])
+        assert all(message["body"].startswith(b":") for message in reader.messages[2:])
         assert told.closed
 
     asyncio.run(work())
@@ -118,13 +123,13 @@ def test_silence_is_filled_with_comments() -> None:
 
 def test_an_error_on_the_way_leaves_the_stream_open_ended() -> None:
     async def events() -> AsyncGenerator[bytes, None]:
-        yield b"data: 1\n\n"
+        yield b"data: 2\n\n"
         raise ValueError("ours")
 
     async def work() -> None:
         reader = Reader()
         with pytest.raises(ValueError, match="ours"):
-            await reader.read(EventStream(events(), seconds=60))
+            await reader.read(stream(events(), seconds=60))
         assert reader.messages[-1]["more_body"]
 
     asyncio.run(work())

@@ -27,7 +27,7 @@ async function request(path, options) {
     response = await fetch(address(path), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ title: "The endpoint does not answer", detail: "Is it still running, and is this device online?" });
+    throw new Problem({ title: "The endpoint does not answer.", detail: "Is it still running, and is this device online?" });
   }
   if (!response.ok) throw await refused(response);
   return response;
@@ -36,7 +36,8 @@ async function request(path, options) {
 /** What any error of asking means for people. */
 export function problemOf(error) {
   if (error instanceof Problem) return error;
-  return new Problem({ title: "The answer broke off", detail: "The connection was lost before its end." });
+  console.error(error); // a lost connection, or a mistake of ours
+  return new Problem({ title: "The answer broke off", detail: "the connection was lost before its end" });
 }
 
 async function refused(response) {
@@ -46,14 +47,10 @@ async function refused(response) {
   return new Problem({ title, retry_after_seconds: retryAfter, ...said, status: response.status });
 }
 
-function sentences(...parts) {
-  const [title, detail, retryAfter] = parts;
-  const said = [title, detail].filter((part) => typeof part === "string" && part.trim()).map(sentence);
-  if (retryAfter > 0) said.push(`Try again in ${Math.ceil(retryAfter)} s.`);
-  return said.join(" ");
+/** "Title: detail." as the endpoint has them, with when to ask again. */
+function sentences(title, detail, retryAfter) {
+  const said = [title, detail].filter((part) => typeof part === "string" && part.trim()).map((part) => part.trim());
+  const ended = said.join(said[0]?.endsWith(".") ? " " : ": ");
+  const again = retryAfter > 0 ? ` Try again in ${Math.ceil(retryAfter)}\u00a0s.` : "";
+  return `${ended}${/[.!?…]$/.test(ended) ? "" : "."}${again}`;
 }
-
-const sentence = (text) => {
-  const said = text.trim();
-  return said[0].toUpperCase() + said.slice(1) + (/[.!?…:]$/.test(said) ? "" : ".");
-};

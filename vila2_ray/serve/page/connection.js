@@ -10,7 +10,7 @@ import * as prompts from "./prompts.js";
 const POLL_MS = 5000;
 
 /** The endpoint's bounds; its own as soon as they are known. */
-export let limits = { max_body_bytes: 32 * 2 ** 20, max_images: 16, max_pixels: 40e6 };
+export let limits = { max_body_mb: 32, max_images: 16, max_pixels: 40e6 };
 
 let state = "new"; // new | connected | lost | locked (a key is wanted)
 let say = () => {};
@@ -42,13 +42,16 @@ export function enterKey() {
   return refresh();
 }
 
-/** Without a right key nothing works: it is asked for where it is to be entered. */
-export function wantKey() {
+/** Whether nothing works before another key is entered. */
+export const isLocked = () => state === "locked";
+
+/** Asks for a key, where it is to be entered; takes the person there unless they are at something else. */
+export function wantKey(isInterrupting = false) {
   state = "locked";
   const refused = Boolean(key.read());
   byId("key-note").textContent = refused ? "not accepted" : "needed";
   byId("key-section").open = true;
-  byId("key").focus();
+  if (!isInterrupting) byId("key").focus();
   say(refused ? "The endpoint does not accept this API key." : "The endpoint needs an API key.");
 }
 
@@ -58,10 +61,7 @@ async function refresh() {
       await models.refresh();
       return;
     }
-    limits = await get("page/limits.json");
-    pictures.bound(limits);
-    byId("max_tokens").max = limits.max_tokens;
-    byId("max_tokens").placeholder = limits.default_tokens;
+    bound(await get("page/limits.json"));
     const [{ prompts: known }] = await Promise.all([get("v1/prompts"), models.refresh()]);
     prompts.fill(known);
     state = "connected";
@@ -70,10 +70,17 @@ async function refresh() {
   } catch (error) {
     const problem = problemOf(error);
     if (problem.status === 401) {
-      wantKey();
+      wantKey(state === "connected");
     } else if (state !== "lost") {
       state = "lost";
       say(problem.message);
     }
   }
+}
+
+function bound(bounds) {
+  limits = bounds;
+  pictures.bound(limits);
+  byId("max_tokens").max = limits.max_tokens;
+  byId("max_tokens").placeholder = limits.default_tokens;
 }

@@ -13,7 +13,8 @@ const TICK_MS = 500;
 let runs = [];
 let running = null; // the AbortController of what is being asked
 
-const say = (text) => { byId("status").textContent = text; };
+/** Tells the person, once: what is said again is not read out again. */
+const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
 
 function wish() {
   const { prompt, question } = prompts.chosen();
@@ -44,7 +45,7 @@ async function go() {
     lack.at.focus();
     return;
   }
-  const run = new Run(chosen, asked, wish(), connection.limits, { again, refused: connection.wantKey });
+  const run = new Run(chosen, asked, wish(), connection.limits, { again, refused: () => connection.wantKey() });
   runs.push(run);
   byId("empty").hidden = true;
   byId("tools").hidden = false;
@@ -72,6 +73,7 @@ async function during(answers, work) {
   await work(controller.signal);
   clearInterval(ticking);
   show(null);
+  if (connection.isLocked()) return; // which it has said
   const failed = num("failed");
   if (controller.signal.aborted) say("Stopped.");
   else if (failed) say(failed === answers.length ? "Nothing was answered." : `${failed} of ${answers.length} answers failed.`);

@@ -1,6 +1,7 @@
 // The pictures that will be asked about: chosen, dropped or pasted; sent as they are.
 
 import { byId, make, megabytes } from "./dom.js";
+import { fits } from "./request.js";
 
 let limits = null;
 let chosen = [];
@@ -87,8 +88,8 @@ function judge(picture) {
   if (!limits) return;
   const { file, pixels } = picture;
   const millions = (number) => `${Math.round(number / 1e5) / 10} million pixels`;
-  if (file.size > limits.max_body_bytes - 16 * 1024) {
-    picture.problem = `${megabytes(file.size)}: the endpoint takes less than ${megabytes(limits.max_body_bytes)}. Left out.`;
+  if (!fits(file, limits)) {
+    picture.problem = `${megabytes(file.size)}: the endpoint takes less than ${limits.max_body_mb} MB. Left out.`;
   } else if (pixels > limits.max_pixels) {
     picture.problem = `${millions(pixels)}: the endpoint takes up to ${millions(limits.max_pixels)}. Left out.`;
   } else {

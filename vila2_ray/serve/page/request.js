@@ -1,7 +1,7 @@
 // What is asked of the endpoint: fields of a request, requests within its bounds, and the same as a curl command. Pure.
 
-/** Bytes that a part of a multipart body takes beside its content. */
-const PART_BYTES = 1024;
+const PART_BYTES = 1024; // of a multipart body, beside the content of each part
+const FIELDS_BYTES = 64 * 1024; // kept free for the fields: the longest question, and more
 
 /** [name, value] of every field that is set, in the order in which people read them. */
 export function fields(model, { prompt, question, sampling }) {
@@ -22,19 +22,21 @@ export function form(files, set) {
   return body;
 }
 
-/** Pictures in as few requests as the endpoint's bounds on a body and on images allow. */
+/** Whether a picture can be sent at all. */
+export const fits = (file, limits) => file.size + PART_BYTES + FIELDS_BYTES <= limits.max_body_mb * 2 ** 20;
+
+/** Pictures in as few requests as the endpoint's bounds on a body and on images allow, in order. */
 export function grouped(pictures, limits) {
   const groups = [];
-  let bytes = Infinity;
+  let free = 0;
   for (const picture of pictures) {
     const size = picture.file.size + PART_BYTES;
-    const isFull = bytes + size > limits.max_body_bytes - 8 * PART_BYTES || groups.at(-1).length >= limits.max_images;
-    if (isFull) {
+    if (!groups.length || size > free || groups.at(-1).length >= limits.max_images) {
       groups.push([]);
-      bytes = 0;
+      free = limits.max_body_mb * 2 ** 20 - FIELDS_BYTES;
     }
     groups.at(-1).push(picture);
-    bytes += size;
+    free -= size;
   }
   return groups;
 }
