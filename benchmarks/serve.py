@@ -5,7 +5,7 @@
   replica is served by one process;
 - *ours_on_ray*: the same with `serve.process=own`, as several models or replicas are served: engines in replicas on Ray
   Serve, a hop away;
-- *vllm_server*: `vllm serve`, its OpenAI server;
+- *vllm_server*: vLLM's own OpenAI server;
 - *ray_serve_llm*: `ray.serve.llm` (`rivals/ray_serve_llm.py`).
 
 Every server is started anew in each run, and its first caption is waited for: that is its cold start. Then a process of
@@ -41,7 +41,7 @@ from trials.load import LONGEST_SECONDS, route
 from trials.processes import Server
 from trials.servereport import Measured, figures, write_report
 
-START_SECONDS = 300.0
+START_SECONDS = 600.0
 
 
 def free_port() -> int:
