@@ -3,6 +3,7 @@
 import { address, Problem } from "./api.js";
 import { copy } from "./copy.js";
 import { count, duration, make } from "./dom.js";
+import { Frame } from "./frame.js";
 import * as key from "./key.js";
 import { Marked } from "./marked.js";
 import { described } from "./models.js";
@@ -12,7 +13,7 @@ const COPIED_MS = 1600;
 
 export class Answer {
   /** `set` are the request's fields; `again(answer)` asks this one anew. */
-  constructor(sheet, model, hue, set, again) {
+  constructor(sheet, model, set, again) {
     this.sheet = sheet;
     this.model = model;
     this.set = set;
@@ -25,12 +26,13 @@ export class Answer {
     this.copyCurl = make("button", { type: "button", class: "quiet" }, "Copy curl");
     this.copyJson.addEventListener("click", () => copied(this.copyJson, this.json()));
     this.copyCurl.addEventListener("click", () => copied(this.copyCurl, this.curl()));
-    const head = make("h3", {}, make("i", { class: "hue" }), model.name, " ", this.who);
+    const frame = new Frame(sheet.url, sheet.name);
+    const head = make("h4", {}, model.name, " ", this.who);
     const foot = make("div", { class: "foot" }, this.facts, make("span", { class: "copies" }, this.copyJson, this.copyCurl));
-    const attributes = { class: "answer", "data-hue": hue, "aria-label": model.name };
-    this.element = make("section", attributes, head, this.text, this.problem, foot);
-    this.marked = new Marked(this.text, (corners, name) => sheet.draw(hue, corners, name));
-    sheet.answers.append(this.element);
+    const parts = [head, frame.element, this.text, this.problem, foot];
+    this.element = make("section", { class: "answer", "aria-label": model.name }, ...parts);
+    this.marked = new Marked(this.text, (corners, name) => frame.draw(corners, name));
+    sheet.columns.append(this.element);
     this.wait();
   }
 
@@ -64,7 +66,7 @@ export class Answer {
     const { usage = {}, timings = {}, finish_reason: reason } = caption;
     const facts = [count(usage.completion_tokens ?? 0, "token")];
     if (timings.waiting_ms != null) facts.push(`first words after ${duration(timings.waiting_ms)}`);
-    if (timings.total_ms != null) facts.push(`all after ${duration(timings.total_ms)}`);
+    if (timings.total_ms != null) facts.push(`${duration(timings.total_ms)} in all`);
     if (reason === "length") facts.push("cut off at max tokens");
     if (!caption.text.trim()) facts.push("nothing was said");
     this.facts.textContent = facts.join(" · ");

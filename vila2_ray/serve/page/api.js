@@ -51,6 +51,6 @@ async function refused(response) {
 function sentences(title, detail, retryAfter) {
   const said = [title, detail].filter((part) => typeof part === "string" && part.trim()).map((part) => part.trim());
   const ended = said.join(said[0]?.endsWith(".") ? " " : ": ");
-  const again = retryAfter > 0 ? ` Try again in ${Math.ceil(retryAfter)} s.` : "";
+  const again = retryAfter > 0 ? ` Try again in ${Math.ceil(retryAfter)}\u00a0s.` : "";
   return `${ended}${/[.!?…]$/.test(ended) ? "" : "."}${again}`;
 }

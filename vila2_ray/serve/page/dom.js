@@ -25,7 +25,7 @@ export const megabytes = (bytes) => {
 };
 
 /** Milliseconds as people say them. */
-export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`);
+export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)}\u00a0ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}\u00a0s`);
 
 /** "1 picture", "3 pictures". */
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

@@ -13,7 +13,8 @@ const TICK_MS = 500;
 let runs = [];
 let running = null; // the AbortController of what is being asked
 
-const say = (text) => { byId("status").textContent = text; };
+/** Tells the person, once: what is said again is not read out again. */
+const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
 
 function wish() {
   const { prompt, question } = prompts.chosen();

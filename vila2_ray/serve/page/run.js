@@ -7,17 +7,13 @@ import { fields, form, grouped } from "./request.js";
 import { Sheet } from "./sheet.js";
 import { events } from "./sse.js";
 
-const NUM_HUES = 6;
-
 export class Run {
   /** `wish` is {prompt, question, sampling, said}; `again(answer)` asks one answer anew; `refused()` hears of a 401. */
   constructor(pictures, models, wish, limits, { again, refused }) {
     this.limits = limits;
     this.refused = refused;
-    this.sheets = pictures.map((picture) => new Sheet(picture));
-    const hues = models.map((_, index) => index % NUM_HUES);
-    const answered = ({ sheet, model, index }) => new Answer(sheet, model, hues[index], fields(model, wish), again);
-    this.answers = models.map((model, index) => this.sheets.map((sheet) => answered({ sheet, model, index })));
+    this.sheets = pictures.map((picture) => new Sheet(picture, models.length));
+    this.answers = models.map((model) => this.sheets.map((sheet) => new Answer(sheet, model, fields(model, wish), again)));
     const title = make("h2", { dir: "auto" }, wish.said);
     this.element = make("section", { class: "run" }, title, ...this.sheets.map(({ element }) => element));
   }
@@ -41,12 +37,11 @@ export class Run {
       }
       if (answers.some(({ isOpen }) => isOpen)) throw new Error("the stream ended early");
     } catch (error) {
+      const open = answers.filter(({ isOpen }) => isOpen);
+      if (signal.aborted) return open.forEach((answer) => answer.stop());
       const problem = problemOf(error);
-      if (!signal.aborted && problem.status === 401) this.refused();
-      for (const answer of answers.filter(({ isOpen }) => isOpen)) {
-        if (signal.aborted) answer.stop();
-        else answer.fail(problem);
-      }
+      if (problem.status === 401) this.refused();
+      for (const answer of open) answer.fail(problem);
     }
   }
 
