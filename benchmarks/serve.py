@@ -38,7 +38,7 @@ from pathlib import Path
 
 from trials.endpoints import MODEL, PROMPT, REPOSITORY, WAYS, Facts, bare_command, command, environment, prepare
 from trials.load import LONGEST_SECONDS, route
-from trials.processes import Server
+from trials.processes import Seen, Server, cpu_between
 from trials.servereport import Measured, figures, write_report
 
 START_SECONDS = 600.0
@@ -78,18 +78,18 @@ def log_tail(server: Server) -> str:
 def read_windows(asking: subprocess.Popen[bytes], server: Server, measured: Measured, route_name: str) -> None:
     """Follow what the asking process prints; note what the server's processes took meanwhile."""
     assert asking.stdout is not None
-    before: dict[str, float] = {}
-    after: dict[str, float] = {}
+    before: list[Seen] = []
+    after: list[Seen] = []
     for line in asking.stdout:
         told = json.loads(line)
         if told["event"] == "first":
             measured.start_seconds = time.monotonic() - server.began
         elif told["event"] == "begin":
-            before = server.cpu_seconds()
+            before = server.all()
         elif told["event"] == "end":
-            after = server.cpu_seconds()
+            after = server.all()
         elif told["event"] == "window":
-            spent = {name: after[name] - before.get(name, 0.0) for name in after}
+            spent = cpu_between(before, after)
             measured.windows.append({**told, "route": route_name, "cpu_seconds": spent})
         elif told["event"] == "said" and not measured.said:
             measured.said = told["texts"]
