@@ -5,7 +5,7 @@
   replica is served by one process;
 - *ours_on_ray*: the same with `serve.process=own`, as several models or replicas are served: engines in replicas on Ray
   Serve, a hop away;
-- *vllm_server*: `vllm serve`, its OpenAI server;
+- *vllm_server*: vLLM's own OpenAI server;
 - *ray_serve_llm*: `ray.serve.llm` (`rivals/ray_serve_llm.py`).
 
 Every server is started anew in each run, and its first caption is waited for: that is its cold start. Then a process of
@@ -38,10 +38,10 @@ from pathlib import Path
 
 from trials.endpoints import MODEL, PROMPT, REPOSITORY, WAYS, Facts, bare_command, command, environment, prepare
 from trials.load import LONGEST_SECONDS, route
-from trials.processes import Server
+from trials.processes import Seen, Server, cpu_between
 from trials.servereport import Measured, figures, write_report
 
-START_SECONDS = 300.0
+START_SECONDS = 600.0
 
 
 def free_port() -> int:
@@ -78,18 +78,18 @@ def log_tail(server: Server) -> str:
 def read_windows(asking: subprocess.Popen[bytes], server: Server, measured: Measured, route_name: str) -> None:
     """Follow what the asking process prints; note what the server's processes took meanwhile."""
     assert asking.stdout is not None
-    before: dict[str, float] = {}
-    after: dict[str, float] = {}
+    before: list[Seen] = []
+    after: list[Seen] = []
     for line in asking.stdout:
         told = json.loads(line)
         if told["event"] == "first":
             measured.start_seconds = time.monotonic() - server.began
         elif told["event"] == "begin":
-            before = server.cpu_seconds()
+            before = server.all()
         elif told["event"] == "end":
-            after = server.cpu_seconds()
+            after = server.all()
         elif told["event"] == "window":
-            spent = {name: after[name] - before.get(name, 0.0) for name in after}
+            spent = cpu_between(before, after)
             measured.windows.append({**told, "route": route_name, "cpu_seconds": spent})
         elif told["event"] == "said" and not measured.said:
             measured.said = told["texts"]

@@ -60,11 +60,12 @@ def command(way: str, facts: Facts, port: int) -> list[str]:
         vila2 = [sys.executable, "-m", "vila2_ray.cli", "serve", str(facts.campaign), f"serve.port={port}"]
         return [*vila2, *facts.engine_settings, *(["serve.process=own"] if way == "ours_on_ray" else [])]
     if way == "vllm_server":
-        server = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder, "--host", "127.0.0.1"]
+        # What `vllm serve` runs; that command itself does not find its version in vLLM's CPU build.
+        server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         # What the checkpoint's folder says of sampling is not asked for here.
         named = ["--port", str(port), "--served-model-name", MODEL, "--generation-config", "vllm"]
         named += ["--disable-uvicorn-access-log"]
-        return [*server, *named, *flags({name: value for name, value in arguments.items() if name != "model"})]
+        return [*server, *named, *flags(arguments)]
     assert way == "ray_serve_llm", way
     others = json.dumps({**{k: v for k, v in arguments.items() if k != "model"}, "generation_config": "vllm"})
     rival = [sys.executable, "-m", "rivals.ray_serve_llm", "--port", str(port), "--model", folder, "--name", MODEL]

@@ -58,6 +58,16 @@ def _short(title: str) -> str:
     return scripts[0] if scripts else Path(words[1] if "python" in words[0] and len(words) > 1 else words[0]).name
 
 
+def cpu_between(before: Sequence[Seen], after: Sequence[Seen]) -> dict[str, float]:
+    """Processor seconds between two looks, by what the processes are called at the second."""
+    earlier = {(seen.pid, seen.started): seen.cpu_seconds for seen in before}
+    found: dict[str, float] = {}
+    for seen in after:
+        spent = seen.cpu_seconds - earlier.get((seen.pid, seen.started), 0.0)
+        found[seen.name] = found.get(seen.name, 0.0) + spent
+    return found
+
+
 @dataclass
 class Server:
     """Started by `start`; ended by `end`, which may be called twice."""
@@ -105,13 +115,6 @@ class Server:
             return f"{MARK}={self.mark}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """Processor time so far, by what the processes are called."""
-        found: dict[str, float] = {}
-        for seen in self.all():
-            found[seen.name] = found.get(seen.name, 0.0) + seen.cpu_seconds
-        return found
 
     def end(self, patience: float = 30.0) -> list[str]:
         """Interrupt it as Ctrl-C does, then end what is left. Returns the names of what had to be killed."""

@@ -130,8 +130,10 @@ def write_report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         lines += [row(runs, way, clients, route) for way in ways for route in WAYS[way].routes or ("",)]
     lines += ["", "| | start to first caption, s | captions as the engine's | failed | did not end when asked |"]
     lines += ["|---|---|---|---|---|", *(conduct(runs, way) for way in ways), ""]
-    lines += [f"Processor time of an answer at {many} clients, by process (ms, last run):", ""]
-    lines += [spent(next(run[way] for run in reversed(runs) if way in run), many) for way in ways]
+    for clients in (few, many):
+        said = f"{clients} client{'s' * (clients > 1)}"
+        lines += [f"Processor time of an answer by process, in ms, {said}, last run:", ""]
+        lines += [*(spent(next(run[way] for run in reversed(runs) if way in run), clients) for way in ways), ""]
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "serve.md").write_text("\n".join([line for line in lines if line is not None] + [""]), "utf-8")
 

@@ -23,7 +23,7 @@ class Forgetful(ScriptedCaptioner):
 
 async def main() -> None:
     app = create_app(Forgetful(), replace(SETTINGS, max_body_mb=1.0), PROMPTS)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_keep_alive=60))
     serving = asyncio.create_task(server.serve())
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)

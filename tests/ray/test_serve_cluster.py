@@ -139,15 +139,39 @@ def test_the_command_ends_at_ctrl_c_without_a_trace(tmp_path: Path, process: str
     words = [sys.executable, "-m", "vila2_ray.cli", "serve", str(campaign.folder), *OVERRIDES]
     words += [f"serve.port={port}", f"serve.process={process}"]
     with subprocess.Popen(words, env=marked, stdout=subprocess.PIPE, text=True, start_new_session=True) as serving:
-        url = f"http://127.0.0.1:{port}"
-        until(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200)
-        assert ask(url, 1) == (right(1, "vlm-0"), "vlm-0")
-        os.killpg(serving.pid, signal.SIGINT)  # as a terminal does: to all of the group
-        output = serving.communicate(timeout=PATIENCE_SECONDS)[0]
+        try:
+            url = f"http://127.0.0.1:{port}"
+            until(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200)
+            assert ask(url, 1) == (right(1, "vlm-0"), "vlm-0")
+            assert not _open_to_others(_marked(str(tmp_path)))
+            os.killpg(serving.pid, signal.SIGINT)  # as a terminal does: to all of the group
+            output = serving.communicate(timeout=PATIENCE_SECONDS)[0]
+        finally:
+            for pid in _marked(str(tmp_path)) if serving.poll() is None else []:  # it hangs: nothing of it may stay
+                os.kill(pid, signal.SIGKILL)
     assert serving.returncode == 0, output
     assert f"listening on {url}" in output
     assert "vlm-0@" in output
     until(lambda: not _marked(str(tmp_path)))
+
+
+def _open_to_others(pids: list[int]) -> list[str]:
+    """Addresses beyond loopback on which these processes listen, hexadecimal as the kernel tells them."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(link))
+            except OSError:
+                continue
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text("utf-8").splitlines()[1:]:
+            words = line.split()
+            is_listening, address = words[3] == "0A", words[1].partition(":")[0]
+            if is_listening and f"socket:[{words[9]}]" in inodes and not address.endswith("0100007F"):
+                found.append(words[1])
+    return found
 
 
 def _marked(mark: str) -> list[int]:

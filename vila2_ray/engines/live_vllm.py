@@ -11,8 +11,11 @@ import asyncio
 import contextlib
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,16 +34,19 @@ from vila2_ray.model.loading import check_checkpoint, load_processor
 _TRIES = 3
 """Of a request whose image vLLM's two processes disagree about, because the one that sent it first went away."""
 
+_SHUTDOWN_SECONDS = 0.1
+"""Then vLLM's process is killed: left to itself it spends seconds of a processor on tidying a heap that goes away."""
+
 
 class LiveVllm:
     """Made by `LiveVllm.open`."""
 
     name = "vllm"
 
-    def __init__(self, llm: Any, processor: Any, capacity: int) -> None:
+    def __init__(self, loaded: _Loaded, capacity: int) -> None:
         self.version = vllm_version()
         self.capacity = capacity
-        self._llm = llm
+        self._loaded, self._llm, processor = loaded, loaded.llm, loaded.processor
         self._tokenizer = processor.tokenizer
         self._defused = Defusing(processor)
         self._token_ids = lru_cache(maxsize=256)(lambda turns: token_ids(processor, conversation(processor, turns)))
@@ -64,11 +70,11 @@ class LiveVllm:
         arguments = all_arguments(folder, config, quantization, processor, seed)
         loading = asyncio.wrap_future(_in_own_thread(_load, folder, arguments, processor))
         try:
-            llm, own_processor = await asyncio.shield(loading)
+            loaded = await asyncio.shield(loading)
         except asyncio.CancelledError:
             loading.add_done_callback(_shut_down)
             raise
-        engine = cls(llm, own_processor, config.batch_size)
+        engine = cls(loaded, config.batch_size)
         try:
             await engine._warm_up(folder)
         except BaseException:
@@ -109,7 +115,10 @@ class LiveVllm:
         if self._is_closed:
             return
         self._is_closed = True
-        await asyncio.shield(_shut(self._llm))
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._llm.output_processor.propagate_error(EngineDeadError())  # who still waits would wait for ever
+        await asyncio.shield(asyncio.wrap_future(_in_own_thread(self._loaded.shut_down)))
 
     async def _outputs(self, request: LiveRequest, prompt: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """What vLLM says to the request, with its errors as ours."""
@@ -187,16 +196,34 @@ class _Account:
         )
 
 
-def _load(folder: Path, arguments: dict[str, Any], processor: dict[str, Any] | None) -> tuple[Any, Any]:
+@dataclass
+class _Loaded:
+    llm: Any
+    processor: Any
+    scratch: str
+    """Folder of the sockets between vLLM's processes, which nobody else would remove."""
+
+    def shut_down(self) -> None:
+        """Takes a moment."""
+        self.llm.shutdown(_SHUTDOWN_SECONDS)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _load(folder: Path, arguments: dict[str, Any], processor: dict[str, Any] | None) -> _Loaded:
     """vLLM's engine and a processor of our own; takes as long as the checkpoint takes to load."""
+    own_processor, scratch = load_processor(folder, processor), tempfile.mkdtemp(prefix="vila2-")
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork of a process with threads may never wake up
+    os.environ["VLLM_RPC_BASE_PATH"] = scratch
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    own_processor = load_processor(folder, processor)
-    # what the engine's process could not do is said in its log; here it is a RuntimeError
-    with blaming(folder, RuntimeError), children_end_with_us():
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), own_processor
+    try:
+        # what the engine's process could not do is said in its log; here it is a RuntimeError
+        with blaming(folder, RuntimeError), children_end_with_us(scratch):
+            return _Loaded(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), own_processor, scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def _in_own_thread(function: Any, *args: Any) -> Any:
@@ -207,14 +234,7 @@ def _in_own_thread(function: Any, *args: Any) -> Any:
     return future
 
 
-def _shut_down(loading: asyncio.Future[Any]) -> None:
+def _shut_down(loading: asyncio.Future[_Loaded]) -> None:
     """An engine that nobody waits for any more."""
     if not loading.cancelled() and loading.exception() is None:
-        _in_own_thread(loading.result()[0].shutdown)
-
-
-async def _shut(llm: Any) -> None:
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    llm.output_processor.propagate_error(EngineDeadError())  # who still waits would wait for ever
-    await asyncio.wrap_future(_in_own_thread(llm.shutdown))
+        _in_own_thread(loading.result().shut_down)

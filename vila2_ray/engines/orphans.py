@@ -9,22 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 
 _VARIABLE = "VILA2_ENDS_WITH"
 """Process id of the parent, for the processes that are to end with it."""
+_SCRATCH = "VILA2_SCRATCH"
+"""Folder that nobody needs when they have ended."""
 
 
 @contextlib.contextmanager
-def children_end_with_us() -> Iterator[None]:
-    """Processes started meanwhile that call `end_with_parent` end when this one does."""
-    os.environ[_VARIABLE] = str(os.getpid())
+def children_end_with_us(scratch: str) -> Iterator[None]:
+    """Processes started meanwhile that call `end_with_parent` end when this one does, and then remove `scratch`."""
+    os.environ.update({_VARIABLE: str(os.getpid()), _SCRATCH: scratch})
     try:
         yield
     finally:
-        os.environ.pop(_VARIABLE, None)
+        for name in (_VARIABLE, _SCRATCH):
+            os.environ.pop(name, None)
 
 
 def end_with_parent() -> None:
@@ -52,6 +56,7 @@ def _watch(parent: int) -> None:
             pass
     while os.getppid() == parent:
         time.sleep(1.0)
+    shutil.rmtree(os.environ.get(_SCRATCH) or "no folder", ignore_errors=True)
     os._exit(1)  # nobody is left who could be told anything
 
 

@@ -42,9 +42,10 @@ def all_arguments(
 @contextlib.contextmanager
 def blaming(folder: Path, *others: type[Exception]) -> Iterator[None]:
     """What vLLM says of a folder or of arguments that it refuses, or `others`, as CheckpointError."""
+    refusals: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, NotImplementedError, *others)
     try:
         yield
-    except (ValueError, TypeError, KeyError, NotImplementedError, *others) as error:
+    except refusals as error:
         raise CheckpointError(
             str(folder),
             f"vLLM {vllm_version()} cannot serve it: {in_one_line(error)}",

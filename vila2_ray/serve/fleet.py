@@ -107,7 +107,7 @@ def _deployment(setup: Setup, version: Version) -> Any:
         ray_actor_options={"num_cpus": engine.cpus_per_actor, "num_gpus": engine.gpus_per_actor},
         # The worker itself refuses what is too much, and says when to come back; Serve's bound only backs it up.
         max_ongoing_requests=bound + max(8, settings.max_waiting),
-        max_queued_requests=max(64, bound),
+        max_queued_requests=settings.max_replicas * 2 * bound + 64,
         autoscaling_config={
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,

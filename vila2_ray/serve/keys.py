@@ -59,7 +59,7 @@ class Keys:
         file = Path(path)
         seen, entries = _read(file)
         if not entries:
-            raise ConfigError("serve.keys", str(path), "holds no key; make one with vila2 serve-key NAME")
+            raise ConfigError("serve.keys", str(path), "holds no key; make one with vila2 serve-key FILE NAME")
         return cls(file, entries, seen, recheck_seconds)
 
     def check(self, presented: str) -> str | None:
@@ -152,7 +152,7 @@ def _read(path: Path) -> tuple[tuple[int, ...], tuple[Entry, ...]]:
         mode = path.stat().st_mode
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
-        remedy = "there is no such file; make one with vila2 serve-key NAME"
+        remedy = "there is no such file; make one with vila2 serve-key FILE NAME"
         raise ConfigError("serve.keys", str(path), remedy) from error
     except (OSError, UnicodeDecodeError) as error:
         remedy = f"cannot be read as a file of keys ({error.__class__.__name__}); see vila2 serve-key"

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+import grpc
 from ray import serve
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -91,7 +92,7 @@ def _in_our_words() -> Iterator[None]:
         raise Overloaded("too many questions wait already", error.retry_after_s or 1.0) from error
     except TaskCancelledError:
         raise
-    except (RayActorError, RayServeException) as error:
+    except (RayActorError, RayServeException, grpc.aio.AioRpcError) as error:
         raise EngineDied("the replica that was to answer is gone") from error
     except RayError as error:
         if (own := own_cause(error)) is not None:

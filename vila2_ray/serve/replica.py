@@ -17,6 +17,7 @@ from vila2_ray.engines.live import Piece
 from vila2_ray.engines.niceness import take_normal_niceness
 from vila2_ray.errors import EngineDied, NotReady, Vila2Error
 from vila2_ray.serve.captioner import Question
+from vila2_ray.serve.cluster import stay_on_loopback
 from vila2_ray.serve.merging import joined, merged
 from vila2_ray.serve.states import Version
 from vila2_ray.serve.worker import Worker, WorkerSpec
@@ -30,6 +31,7 @@ class Replica:
 
     async def __init__(self, spec: WorkerSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         take_normal_niceness()
+        stay_on_loopback()
         if spec.engine.name != "fake":
             import torch
 

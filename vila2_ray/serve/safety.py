@@ -12,7 +12,7 @@ def check_exposure(settings: ServeConfig) -> None:
     """Raises ConfigError where others than this machine could ask without a key."""
     if not settings.keys and not is_loopback(settings.host):
         remedy = f"serve.host = {settings.host!r} is reached from other machines, which need keys: make a file of them "
-        remedy += "with vila2 serve-key NAME, or listen on 127.0.0.1"
+        remedy += "with vila2 serve-key FILE NAME, or listen on 127.0.0.1"
         raise ConfigError("serve.keys", settings.keys, remedy)
 
 

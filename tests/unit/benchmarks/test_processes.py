@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trials.processes import Server, look
+from benchmarks.trials.processes import Seen, Server, cpu_between, look
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -65,3 +65,9 @@ def test_processor_time_is_of_the_process_alone() -> None:
     assert seen is not None
     assert seen.cpu_seconds <= sum(os.times()[:2]) + 0.1
     assert look(2**22 + 1) is None
+
+
+def test_a_process_that_changes_its_title_is_still_the_same() -> None:
+    before = [Seen(7, 100, 1, "ray::IDLE", 5.0), Seen(8, 100, 1, "raylet", 1.0)]
+    after = [Seen(7, 100, 1, "ray::Replica", 5.5), Seen(8, 200, 1, "raylet", 0.25), Seen(9, 100, 1, "raylet", 0.5)]
+    assert cpu_between(before, after) == {"ray::Replica": 0.5, "raylet": 0.75}

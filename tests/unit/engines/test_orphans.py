@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 CHILD = """
 import sys, time
@@ -18,7 +19,7 @@ time.sleep(600)
 PARENT = """
 import subprocess, sys, time
 from vila2_ray.engines.orphans import children_end_with_us
-with children_end_with_us():
+with children_end_with_us(sys.argv[2]):
     child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -34,8 +35,11 @@ def gone(process: int) -> bool:
         return True
 
 
-def test_a_killed_parent_takes_its_child_along() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", PARENT, CHILD, str(scratch)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     assert not gone(child)
@@ -47,6 +51,7 @@ def test_a_killed_parent_takes_its_child_along() -> None:
         assert time.monotonic() < patience
         time.sleep(0.01)
     parent.stdout.close()
+    assert not scratch.exists()
 
 
 def test_others_are_left_alone() -> None:
