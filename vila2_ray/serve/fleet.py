@@ -9,10 +9,11 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.schema import ApplicationStatus
 
 from vila2_ray.serve.configuring import Setup
-from vila2_ray.serve.line import DEPLOYMENT, ServeLine
+from vila2_ray.serve.line import DEPLOYMENT, ServeLine, in_our_words
 from vila2_ray.serve.replica import Replica
 from vila2_ray.serve.states import Phase, Run, Version
 
@@ -67,7 +68,11 @@ class ServeFleet:
         await asyncio.to_thread(_deploy, application, self.application(version.key))
 
     async def smoke(self, key: str) -> str:
-        return await _awaited(self._line(key).handle.smoke.remote())
+        try:
+            with in_our_words():
+                return await _awaited(self._line(key).handle.smoke.remote())
+        except RayTaskError as error:  # what the replica raised, without Ray's wrapping
+            raise error.cause from error
 
     async def stop(self, key: str) -> None:
         self._stopping.add(key)

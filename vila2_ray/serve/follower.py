@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from vila2_ray.errors import CheckpointError, ConfigError, SampleError, in_one_line, own_cause
+from vila2_ray.errors import EngineDied, NotReady, Overloaded, in_one_line, own_cause
 from vila2_ray.serve.captioner import Served
 from vila2_ray.serve.following import Action, Bounds, Check, GiveUp, Route, Start, Stop, decide
 from vila2_ray.serve.routing import Route as RouteTo
@@ -26,6 +26,8 @@ from vila2_ray.serve.wishes import Wish
 QUICK_SECONDS = 0.25
 """Between two steps while something changes."""
 LONG_POLL_SECONDS = 20.0
+_MAY_PASS = (OSError, MemoryError, asyncio.TimeoutError, EngineDied, NotReady, Overloaded)
+"""What trying again may cure; whatever else a load or a smoke caption raises is the checkpoint's fault."""
 logger = logging.getLogger("vila2.serve")
 
 
@@ -194,8 +196,7 @@ class Follower:
         except Exception as error:
             own = own_cause(error)
             why = in_one_line(own or error)  # without paths: people who ask are told it
-            is_final = isinstance(own, (CheckpointError, ConfigError, SampleError))
-            self._give_up(wish, version.key, why, is_final)
+            self._give_up(wish, version.key, why, not isinstance(own or error, _MAY_PASS))
             with contextlib.suppress(Exception):  # what still runs is seen, and stopped, by the next step
                 await self.fleet.stop(version.key)
         finally:

@@ -36,7 +36,7 @@ class ServeLine:
         self._num_running += 1
         response: Any = None
         try:
-            with _in_our_words():
+            with in_our_words():
                 if question.streamed:
                     response = self._stream.remote(question)
                     async for piece in response:
@@ -83,7 +83,8 @@ def _checked(said: Piece | Vila2Error) -> Piece:
 
 
 @contextlib.contextmanager
-def _in_our_words() -> Iterator[None]:
+def in_our_words() -> Iterator[None]:
+    """What Ray and Serve raise, as errors of ours where there is one that means the same."""
     try:
         yield
     except Vila2Error:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,9 +53,28 @@ def runs(process: int) -> bool:
     return False
 
 
-def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder whose name is short: a socket's path must be."""
+    with tempfile.TemporaryDirectory(prefix="v2r-", dir="/tmp") as made:
+        yield Path(made)
+
+
+def test_sockets_find_room_wherever_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vila2_ray.engines.live_vllm import _socket_folder
+
+    far = tmp_path / ("far" * 30)
+    far.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    made = Path(_socket_folder())
+    assert len(str(made / str(uuid.uuid4()))) <= 107
+    assert not list(far.iterdir())
+    made.rmdir()
+
+
+def test_serving(make_requests: MakeRequests, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine for all of it: starting one takes seconds."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     kinds = (
         make_requests(16, prompts=("describe the image in detail.",), max_tokens=48),
         make_requests(8, prompts=("what is there on the left",), max_tokens=8, min_tokens=8),
@@ -79,7 +100,7 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
             await engine.close()
             await engine.close()
         assert not descendants() - before
-        assert not list(tmp_path.iterdir()), "no sockets are left"
+        assert not list(temporary.iterdir()), "no sockets are left"
 
     async def in_company(engine: LiveEngine) -> None:
         when = random.Random(5)
@@ -177,11 +198,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_process_behind(tmp_path: Path, temporary: Path) -> None:
     script, before = tmp_path / "opening.py", descendants()
     script.write_text(OPENING, "utf-8")
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, str(script), str(BASE)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from vila2_ray.serve.follower import Follower
 from vila2_ray.serve.following import Bounds
 from vila2_ray.serve.local_fleet import LocalFleet
 from vila2_ray.serve.routing import RoutingCaptioner
+from vila2_ray.serve.worker import Worker, WorkerSpec
 
 QUICK = ("serve.poll_seconds=0.01", "serve.drain_seconds=60")
 
@@ -31,9 +33,17 @@ class World:
 
     def __init__(self, campaign: FakeCampaign, *overrides: str) -> None:
         self.setup = campaign.setup(*QUICK, *overrides)
-        self.fleet = LocalFleet(self.setup)
+        self.fleet = LocalFleet(self.setup, self.open)
+        self.broken: Exception | None = None
+        self.num_opened = 0
         self.follower = self.new_follower()
         self.captioner = RoutingCaptioner(self.follower, self.fleet.line, self.setup.settings.models)
+
+    async def open(self, spec: WorkerSpec) -> Worker:
+        self.num_opened += 1
+        if self.broken is not None:
+            raise self.broken
+        return await Worker.open(spec)
 
     def new_follower(self) -> Follower:
         settings, bounds = self.setup.settings, Bounds(self.setup.settings.load_timeout_seconds, grace_seconds=0.05)
@@ -113,6 +123,29 @@ def test_a_checkpoint_that_failed_is_tried_again_when_an_operator_asks(campaign:
             (campaign.folder / target.checkpoint / "fake.json").write_text('{"signature": "by vlm-0"}', "utf-8")
             say(campaign.store, Word("promoted", "pin", target, "me"))
             await here.serves("vlm-0")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("error", "passes"), [(struct.error("no header"), False), (StorageError("away"), True)])
+def test_only_what_may_pass_is_tried_again(
+    campaign: FakeCampaign, monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
+) -> None:
+    monkeypatch.setattr("vila2_ray.serve.states.FIRST_WAIT_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with world(campaign) as here:
+            here.broken = error
+            campaign.promote("0")
+            await here.until(lambda: here.standing().state == "failed")
+            assert ("tried again" in here.standing().detail) is passes
+            here.broken = None
+            if passes:
+                await here.serves("vlm-0")
+            else:
+                for _ in range(10):
+                    await here.follower.step()
+                assert here.num_opened == 1
 
     asyncio.run(scenario())
 
