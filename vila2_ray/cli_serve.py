@@ -152,11 +152,13 @@ async def _serve(made: Setup, keys: Keys | None, listening: socket.socket, fleet
     drain = max(1, int(settings.drain_seconds))
     options = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain)
     server = _server(options)
-    async with _running(follower.run()), _running(_tell(captioner)):
-        host, port = listening.getsockname()[:2]
-        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        await server.serve(sockets=[listening])
-    await follower.close()
+    try:
+        async with _running(follower.run()), _running(_tell(captioner)):
+            host, port = listening.getsockname()[:2]
+            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            await server.serve(sockets=[listening])
+    finally:
+        await follower.close()
 
 
 def _server(options: uvicorn.Config) -> uvicorn.Server:

@@ -154,9 +154,14 @@ class StandingList(BaseModel):
     models: list[Stood]
 
 
+class Readiness(BaseModel):
+    name: str
+    state: Literal["serving", "loading", "failed"]
+
+
 class Ready(BaseModel):
     ready: bool
-    models: list[Stood]
+    models: list[Readiness]
 
 
 class Health(BaseModel):

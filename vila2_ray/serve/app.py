@@ -72,10 +72,10 @@ def _add_probes(app: FastAPI, captioner: Captioner) -> None:
 
     @app.get("/readyz", tags=["operation"], **READY)
     async def readyz() -> Response:
-        """200 once the model that questions get by default serves; the others are told with it."""
+        """200 once the model that questions get by default serves. Why others do not, /v1/standing tells."""
         standing = captioner.standing()
         ready = bool(standing) and standing[0].state == "serving"
-        body = {"ready": ready, "models": catalogue.standings(standing)}
+        body = {"ready": ready, "models": [{"name": one.name, "state": one.state} for one in standing]}
         return JSONResponse(body, 200 if ready else 503)
 
 

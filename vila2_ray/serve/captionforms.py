@@ -17,6 +17,8 @@ from vila2_ray.serve.wording import refused
 M = TypeVar("M", bound=BaseModel)
 _FILE_FIELD = "image"
 _MAX_FIELDS = 32
+_MAX_COMMAS = 20_000
+"""Of a JSON body. Pictures in base64 have none; each comma may cost an object, or an error told, of a kilobyte."""
 
 
 class GivenImage(BaseModel):
@@ -79,7 +81,13 @@ async def read(request: Request, settings: ServeConfig) -> tuple[Wishes, list[by
 
 
 def parsed(model: type[M], body: bytes) -> M:
-    """The JSON body, checked strictly. Raises Problem 400 where it is none, RequestValidationError for its fields."""
+    """The JSON body, checked strictly.
+
+    Raises Problem 400 where it is none, 413 where it holds too many values, RequestValidationError for its fields.
+    """
+    if body.count(b",") > _MAX_COMMAS:
+        detail = f"the body holds more than {_MAX_COMMAS:,} commas, so very many values: send fewer"
+        raise Problem(413, "body-too-large", "Too many values", detail)
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:

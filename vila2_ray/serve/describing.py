@@ -184,7 +184,7 @@ HEALTH: dict[str, Any] = {
 READY: dict[str, Any] = {
     "summary": "Whether captions can be had",
     "responses": {
-        **_answer(forms.Ready, {"ready": True, "models": [_STANDING]}),
+        **_answer(forms.Ready, {"ready": True, "models": [{"name": "promoted", "state": "serving"}]}),
         503: {"description": "The first model does not serve yet", "model": forms.Ready},
         **responses(403, 500),
     },

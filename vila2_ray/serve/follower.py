@@ -195,7 +195,7 @@ class Follower:
             self._memories[wish.name] = self._memories[wish.name].checked(version.key, is_good=True)
         except Exception as error:
             own = own_cause(error)
-            why = str(own) if own is not None else in_one_line(error)
+            why = in_one_line(own or error)  # without paths: people who ask are told it
             self._give_up(wish, version.key, why, not isinstance(own or error, _MAY_PASS))
             with contextlib.suppress(Exception):  # what still runs is seen, and stopped, by the next step
                 await self.fleet.stop(version.key)

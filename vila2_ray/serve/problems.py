@@ -88,7 +88,8 @@ def problem_of(error: BaseException) -> Problem:
         headers = _retry_after(_RETRY_SECONDS) if status == 503 else None
         return Problem(status, slug, title, _without_addresses(error.detail), headers, {"reason": error.reason.value})
     if isinstance(error, UnknownModel):
-        return Problem(404, "unknown-model", "Not served", f"model = {error}", extra={"known": list(error.known)})
+        told = UnknownModel(shortened(error.name), error.known)
+        return Problem(404, "unknown-model", "Not served", f"model = {told}", extra={"known": list(error.known)})
     if isinstance(error, Overloaded):
         return Problem(429, "overloaded", "Too many wait", error.detail, _retry_after(error.retry_after_seconds))
     if isinstance(error, NotReady):
@@ -103,6 +104,11 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(
         500, "internal", "Something broke here", "not your fault; the log tells more under this request's id"
     )
+
+
+def shortened(text: str) -> str:
+    """Of what a client wrote, as much as an answer repeats."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def request_id(scope: Mapping[str, Any]) -> str:
@@ -199,7 +205,7 @@ def _field(loc: Sequence[Any]) -> str:
     """`images[0].data` of ("body", "images", 0, "data")."""
     where = [part for part in loc[1:] if not (isinstance(part, str) and part.startswith("function-"))] or loc
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-    return "".join(parts).lstrip(".")
+    return shortened("".join(parts).lstrip("."))
 
 
 def _of_http(error: HTTPException) -> Problem:

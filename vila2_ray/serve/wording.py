@@ -5,7 +5,7 @@ from __future__ import annotations
 from reprlib import Repr
 
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.serve.problems import Problem
+from vila2_ray.serve.problems import Problem, shortened
 from vila2_ray.skills.family import PROMPTS
 
 _SKILL_OF = {prompt_id: skill for skill, family in PROMPTS.items() for prompt_id in family}
@@ -16,6 +16,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 def refused(field: str, value: object, remedy: str) -> Problem:
     """A field of a request that cannot work, in the words of a ConfigError."""
+    field = shortened(field)
     detail = f"{field} = {_SHORT.repr(value)}: {remedy}"
     return Problem(422, "invalid-request", "A field is wrong", detail, extra={"field": field})
 

@@ -15,15 +15,18 @@ from hashlib import sha256
 from typing import Any
 
 from vila2_ray.config import EngineConfig, SamplingConfig
-from vila2_ray.corpus.images import decode_image
+from vila2_ray.corpus.images import decode_image, image_size
 from vila2_ray.engines.choice import open_live_engine
 from vila2_ray.engines.live import LiveEngine, LiveRequest, Piece, Turn
 from vila2_ray.errors import CheckpointError, Overloaded
 from vila2_ray.serve.captioner import Question
+from vila2_ray.serve.space import Space
 from vila2_ray.serve.states import Version
 from vila2_ray.storage import Store
 
 SMOKE_TOKENS = 16
+MOST_PICTURES = 16
+"""Of the largest size that is allowed, in memory at once; of smaller ones as many more."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Worker:
         self.num_in_hand = 0
         """Questions that run or wait."""
         self._answer_seconds = 1.0  # a running mean
+        self._pixels = Space(MOST_PICTURES * spec.max_pixels)
         self._threads = ThreadPoolExecutor(max(1, spec.engine.decode_threads), "decode")
 
     @classmethod
@@ -78,23 +82,23 @@ class Worker:
         self.num_in_hand += 1
         began = time.monotonic()
         try:
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(self._threads, decode_image, question.image, self.spec.max_pixels)
-            request = LiveRequest(
-                question.key,
-                image,
-                question.image_key,
-                question.turns,
-                question.sampling,
-                question.seed,
-                question.streamed,
-            )
-            async with aclosing(self.engine.generate(request)) as pieces:
+            # Decoded, a small file may take a hundred megabytes: what waits for an engine waits encoded.
+            num_pixels = math.prod(image_size(question.image, self.spec.max_pixels))
+            async with (
+                self._pixels.taken(num_pixels),
+                aclosing(self.engine.generate(await self._request(question))) as pieces,
+            ):
                 async for piece in pieces:
                     yield piece
             self._answer_seconds += 0.1 * (time.monotonic() - began - self._answer_seconds)
         finally:
             self.num_in_hand -= 1
+
+    async def _request(self, question: Question) -> LiveRequest:
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(self._threads, decode_image, question.image, self.spec.max_pixels)
+        turns, sampling = question.turns, question.sampling
+        return LiveRequest(question.key, image, question.image_key, turns, sampling, question.seed, question.streamed)
 
     async def smoke(self) -> None:
         """Caption the smoke picture, however many wait.

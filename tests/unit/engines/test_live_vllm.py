@@ -44,6 +44,13 @@ def descendants() -> set[int]:
     return found
 
 
+def runs(process: int) -> bool:
+    """Whether a process is there, and not as a zombie, as some containers keep them."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine for all of it: starting one takes seconds."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -94,7 +101,7 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
             assert last.num_prompt_tokens > 4
         again = await asyncio.gather(*(ask(engine, dataclasses.replace(r, key=f"a{r.key}")) for r in requests[24:]))
         assert [whole(pieces) for pieces in again] == [whole(pieces) for pieces in answers[24:]]
-        assert max(map(len, answers)) > 5, "they stream"
+        assert max(map(len, answers)) > 2, "they stream; of what comes while nobody looks, vLLM makes one piece"
 
     async def bad_ones(engine: LiveEngine) -> None:
         long = dataclasses.replace(requests[0], key="long", turns=(Turn("user", "what is it " * 90),))
@@ -125,11 +132,12 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
 
     async def the_engine_dies(engine: LiveEngine, process: int) -> None:
         sampling = dataclasses.replace(requests[0].sampling, max_tokens=100, min_tokens=100)
+        os.kill(process, signal.SIGSTOP)  # so that it cannot have answered before it dies
         running = asyncio.create_task(ask(engine, dataclasses.replace(requests[0], key="last", sampling=sampling)))
         await asyncio.sleep(0.01)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(running, 60)
+            await asyncio.wait_for(running, 120)
         with pytest.raises(EngineDied):
             await engine.check()
         with pytest.raises(EngineDied):
@@ -184,8 +192,8 @@ def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
     server.kill()
     server.wait()
     server.stdout.close()
-    patience = time.monotonic() + 60
-    while any(Path(f"/proc/{process}").exists() for process in started):
+    patience = time.monotonic() + 120
+    while any(map(runs, started)):
         assert time.monotonic() < patience
         time.sleep(0.05)
     assert not list(temporary.glob("vila2-*"))

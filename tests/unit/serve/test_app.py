@@ -39,7 +39,8 @@ def test_ready_is_when_the_first_model_serves(client: TestClient, captioner: Scr
     captioner.standings = (Standing("promoted", "loading", detail="a minute or two"), *captioner.standings[1:])
     waiting = client.get("/readyz")
     assert (waiting.status_code, waiting.json()["ready"]) == (503, False)
-    assert waiting.json()["models"][0]["detail"] == "a minute or two"
+    assert waiting.json()["models"][0] == {"name": "promoted", "state": "loading"}, "and nothing more: it needs no key"
+    assert client.get("/v1/standing").json()["models"][0]["detail"] == "a minute or two"
     captioner.standings = ()
     assert client.get("/readyz").status_code == 503
     assert client.get("/healthz").status_code == 200

@@ -174,6 +174,9 @@ def test_problems(
         ({"content": b"", "headers": {"Content-Type": "application/json"}}, 400),
         ({"content": b"[]", "headers": {"Content-Type": "application/json"}}, 422),
         ({"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, 400),
+        ({"content": b'{"images":[' + b"0," * 30_000 + b"0]}"}, 413),
+        ({"content": b'{"' + b"a" * 100_000 + b'":0}'}, 422),
+        ({"json": {**body(RED), "model": "a" * 100_000}}, 404),
         ({"content": RED, "headers": {"Content-Type": "image/png"}}, 415),
         ({"data": {"prompt": "brief"}}, 415),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400),
@@ -195,6 +198,7 @@ def test_problems(
 def test_bodies_that_cannot_be_read(client: TestClient, sent: dict[str, Any], status: int) -> None:
     got = client.post(ROUTE, **sent)
     assert (got.status_code, got.headers["Content-Type"]) == (status, "application/problem+json")
+    assert len(got.content) < 4000, "it does not repeat what was sent"
 
 
 def test_a_stream(client: TestClient) -> None:
