@@ -21,7 +21,7 @@ from vila2_ray.config.serving import ServeConfig
 from vila2_ray.serve.app import create_app
 from vila2_ray.serve.keys import Keys
 
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 """With a loaded machine."""
 WATCH = """
 window.violations = [];
@@ -159,11 +159,11 @@ def model(page: Any, name: str) -> Any:
 
 def until(page: Any, is_so: Callable[[], bool]) -> None:
     """Waits for what the page itself cannot see."""
-    for _ in range(300):
+    for _ in range(PATIENCE_MS // 50):
         if is_so():
             return
         page.wait_for_timeout(50)
-    raise AssertionError("not within 15 seconds")
+    raise AssertionError(f"not within {PATIENCE_MS / 1000:g} seconds")
 
 
 def answer(page: Any, model: str, picture: int = 0) -> Any:

@@ -17,7 +17,9 @@ PATIENCE_SECONDS = 60.0
 @contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
     """The address of `app` while it is served."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5, timeout_keep_alive=60
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -21,7 +21,7 @@ from vila2_ray.serve.captioner import Question
 from vila2_ray.serve.configuring import Setup, setup
 from vila2_ray.storage import Store
 
-OVERRIDES = ("recaption.engine.name=fake", "serve.poll_seconds=0.2", "serve.load_timeout_seconds=60")
+OVERRIDES = ("recaption.engine.name=fake", "serve.poll_seconds=0.2", "serve.load_timeout_seconds=300")
 
 
 class FakeCampaign:

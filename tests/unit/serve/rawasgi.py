@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 """For what must happen; far more than it takes, for busy machines."""
 
 
