@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import uvicorn
 
 APPLICATION = "vila2"
+KEEP_ALIVE_SECONDS = 75
+"""Of an idle connection: longer than load balancers keep theirs, or they would send into one that closes."""
 SHOWN_SECONDS = 0.2
 """Between two looks at what has changed."""
 
@@ -150,7 +152,14 @@ async def _serve(made: Setup, keys: Keys | None, listening: socket.socket, fleet
     captioner = RoutingCaptioner(follower, open_line, settings.models)  # type: ignore[arg-type]
     app = create_app(captioner, settings, made.prompts(), keys)
     drain = max(1, int(settings.drain_seconds))
-    options = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain)
+    options = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain,
+    )
     server = _server(options)
     try:
         async with _running(follower.run()), _running(_tell(captioner)):

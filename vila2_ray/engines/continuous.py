@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -49,6 +50,9 @@ class Continuous:
         self._cache = Cache(layers=[])
         self._tokens = self._position = self._mask = torch.empty(0)
         self._is_padded = False
+        self._steps_attention = contextlib.ExitStack()
+        """What attention is written out in, from the first step until prompts are read: switching takes its time."""
+        self._is_written_out = False
 
     @property
     def takes_more(self) -> bool:
@@ -66,6 +70,8 @@ class Continuous:
         for row, length in zip(rows, mask.sum(1).tolist(), strict=True):
             _fit(row, length, _context(self._model))
         image_of_row = torch.tensor([place[row.image_key] for row in rows], device=device)
+        self._steps_attention.close()
+        self._is_written_out = False
         begun = prefill(self._model, ids.to(device), mask.to(device), image_tokens, image_of_row)
         cache, mask = begun.cache, mask.to(device)
         if self.rows:
@@ -94,8 +100,10 @@ class Continuous:
         self._mask = pad(self._mask, (0, 1), value=1)
         self._position = self._position + 1
         mask = pad(self._mask, (0, slots_for(length) - length), value=1) if self._is_padded else None
-        with written_out(self._model.model.language_model, self._model.device):
-            logits = next_logits(self._model, self._tokens, self._position, mask, self._cache)
+        if not self._is_written_out:
+            self._steps_attention.enter_context(written_out(self._model.model.language_model, self._model.device))
+            self._is_written_out = True
+        logits = next_logits(self._model, self._tokens, self._position, mask, self._cache)
         self._tokens = choose(self.rows, logits, self._end_ids)
         told()
 

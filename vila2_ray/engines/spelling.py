@@ -17,6 +17,10 @@ class Spelling:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        # what transformers would call in the end; its own way there costs more than the decoding
+        self._decoder = tokenizer if tidies or fast is None else fast
         self._ids: list[int] = []
         self._settled = ""
         """Text of the tokens before `_known`."""
@@ -26,7 +30,7 @@ class Spelling:
         """Text of the window's tokens before `_known`."""
         self._num_said = 0
         """Characters that were given out, leading space not counted."""
-        self._unsettled = _TIDIED if getattr(tokenizer, "clean_up_tokenization_spaces", False) else 0
+        self._unsettled = _TIDIED if tidies else 0
 
     def add(self, token_ids: list[int]) -> str:
         """What can be said more now."""
@@ -63,7 +67,7 @@ class Spelling:
             self._settled, self._start, self._known, self._context = before
 
     def _decode(self, start: int, stop: int) -> str:
-        return str(self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=True))
+        return str(self._decoder.decode(self._ids[start:stop], skip_special_tokens=True))
 
 
 def whole_text(tokenizer: Any, token_ids: list[int]) -> str:

@@ -26,8 +26,15 @@ _CLIENT_GONE = 499
 """Nobody reads this answer; the log and the metrics tell it from others."""
 
 
-def create_app(captioner: Captioner, settings: ServeConfig, prompts: Prompts, keys: Keys | None = None) -> FastAPI:
+def create_app(
+    captioner: Captioner,
+    settings: ServeConfig,
+    prompts: Prompts,
+    keys: Keys | None = None,
+    names_answers: bool = True,
+) -> FastAPI:
     """The app, which starts and closes the captioner with its own life. With `keys`, all but probes and page need one.
+    `names_answers`: false behind a proxy that adds X-Request-Id to answers itself.
 
     Whether it may be reached without keys is `safety.check_exposure`'s to say, before it listens.
     """
@@ -60,7 +67,8 @@ def create_app(captioner: Captioner, settings: ServeConfig, prompts: Prompts, ke
     describe(app, settings, needs_key=keys is not None)
     problems.install(app)
     app.add_exception_handler(ClientDisconnect, _nobody)
-    rim.install(app, settings, keys, endpoint.metrics, open_paths=_PAGE_DATA if settings.docs else ())
+    open_paths = _PAGE_DATA if settings.docs else ()
+    rim.install(app, settings, keys, endpoint.metrics, open_paths, names_answers)
     return app
 
 

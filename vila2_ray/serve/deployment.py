@@ -97,7 +97,7 @@ class Door:
             _FollowerHandle(self._follower), lambda key: ServeLine(prefix + key), settings.models
         )
         keys = Keys.read(settings.keys) if settings.keys else None
-        return create_app(captioner, settings, self._setup.prompts(), keys)
+        return create_app(captioner, settings, self._setup.prompts(), keys, names_answers=False)
 
 
 def application(setup: Setup) -> Application:
