@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Callable
 
 import pytest
 
-from tests.unit.cluster.files import LAUNCHERS, MACHINES, documents, manifest, pools
+from tests.unit.cluster.files import LAUNCHERS, MACHINES, documents, manifest, pools, text
 from vila2_ray.config import Config
 from vila2_ray.recipe import load_config
 
@@ -78,12 +80,24 @@ def test_nodes_say_of_themselves_what_their_machines_have(file: str) -> None:
         )
 
 
-@pytest.mark.parametrize("file", ["rayjob.yaml"])
-def test_the_job_that_the_manifest_starts_is_a_valid_campaign(file: str) -> None:
-    program, command, flag, recipe, *overrides = shlex.split(manifest(file)["spec"]["entrypoint"])
-    assert (program, command, flag) == ("vila2", "run", "--recipe")
-    config = load_config(recipe, overrides)
-    engine, train = config.recaption.engine, config.train
-    offered = pools(file)
+def started_by_the_manifest() -> str:
+    return manifest("rayjob.yaml")["spec"]["entrypoint"]
+
+
+def told_by_the_page() -> str:
+    [command] = re.findall(r"^vila2 run --job (?:.*\\\n)*.*$", text("README.md"), re.MULTILINE)
+    return command.replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("written", [started_by_the_manifest, told_by_the_page])
+@pytest.mark.parametrize("file", FILES)
+def test_the_campaign_that_is_started_is_valid_and_bound_to_pools_that_there_are(
+    file: str, written: Callable[[], str]
+) -> None:
+    words = shlex.split(written())
+    assert words[:2] == ["vila2", "run"]
+    at = words.index("--recipe")
+    config = load_config(words[at + 1], words[at + 2 :])
+    engine, train, offered = config.recaption.engine, config.train, pools(file)
     assert (engine.label_selector, train.label_selector) == (offered["recaption"].labels, offered["train"].labels)
     assert engine.min_actors == engine.max_actors <= offered["recaption"].most
