@@ -109,7 +109,11 @@ def _deployment(setup: Setup, version: Version) -> Any:
     bound = engine.batch_size + settings.max_waiting
     deployment = serve.deployment(Replica).options(
         name=DEPLOYMENT,
-        ray_actor_options={"num_cpus": engine.cpus_per_actor, "num_gpus": engine.gpus_per_actor},
+        ray_actor_options={
+            "num_cpus": engine.cpus_per_actor,
+            "num_gpus": engine.gpus_per_actor,
+            "label_selector": dict(engine.label_selector),
+        },
         # The worker itself refuses what is too much, and says when to come back; Serve's bound only backs it up.
         max_ongoing_requests=bound + max(8, settings.max_waiting),
         max_queued_requests=settings.max_replicas * 2 * bound + 64,
