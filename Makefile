@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup corpus run test test-fast test-all check format bench clean
+.PHONY: help setup corpus run test test-failed test-fast test-all check format bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,11 +48,17 @@ corpus: $(CORPUS)/.composed
 run: setup
 	@$(BIN)/vila2 run --recipe tiny --job $(ARGS)
 
-# Unit tests side by side, then those that start clusters, one after the other. 5: ARGS chose no test of that part.
+# Side by side: what starts no cluster. Then the rest, one after the other. 5: ARGS chose no test of that part.
+LIGHT := tests/e2e/test_page tests/e2e/test_serve_ tests/e2e/test_soak
 test: $(VENV)/.installed
-	@status=0; for part in "tests/unit -n 2 --dist loadfile" "tests/e2e tests/faults tests/ray"; do \
+	@status=0; for part in "tests/unit $(wildcard $(addsuffix *.py,$(LIGHT))) -n 2 --dist loadfile" \
+		"tests/e2e tests/faults tests/ray $(patsubst %,--ignore-glob=%*,$(LIGHT))"; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$part -m "not slow and not gpu" $(ARGS) || [ $$? = 5 ] || status=1; \
 	done; exit $$status
+
+# What failed when pytest ran last. Fails itself where nothing is known to have failed.
+test-failed: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not slow and not gpu" $(ARGS)
 
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto -q $(ARGS)

@@ -6,15 +6,19 @@ each skill, and the final model. Beside it, from the same aligned base:
 - *VLM_K + one*: the final training with one specialist's layer alone;
 - *control, finetuned directly*: VLM_K's pretrained weights finetuned on the specialists' finetuning data and the SFT
   set at once, with the settings of a specialist;
-- *control, more steps*: VLM_K, its pretraining on layer K prolonged to as many tokens as the final one's.
+- *control, more steps*: VLM_K, its pretraining on layer K prolonged to as many steps as the final one's, its
+  finetuning rehearsing captions of layer K for as many as the final one rehearses what specialists answered.
+
+Both controls take the SFT set apart where the final model does.
 
     python benchmarks/specialists.py --seeds 0 1 2 --to benchmarks/results
     python benchmarks/specialists.py --quick
 
 Scores are of the held-out scenes, by truth that no training sees; a skill's is that of its best wording
-(`evaluate.skills`). Finished parts are kept under `--work`, so the benchmark resumes. The last line is one JSON object:
-the least gain of any skill and the change in general, for each the minimum over the seeds. `--quick` shows that all of
-it runs; its numbers say nothing.
+(`evaluate.skills`). Finished parts are kept under `--work`, so the benchmark resumes; the result in `--to` is written
+anew after every model, with as many seeds in a row as have come to it. The last line is one JSON object: the least gain
+of any skill and the change in general, for each the minimum over the seeds. `--quick` shows that all of it runs; its
+numbers say nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -29,12 +34,13 @@ from typing import Any
 
 from trials.models import Models, processor, spread, tiny_config
 
+from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.runner import run
 from vila2_ray.config import Config, StageConfig
 from vila2_ray.progress import LineProgress
 from vila2_ray.skills.scores import MAIN
 from vila2_ray.storage import Store
-from vila2_ray.train.job import TrainingSource
+from vila2_ray.train.job import TrainingSource, rehearsed
 from vila2_ray.train.packplan import Share
 
 GENERAL = "object_place_f1"
@@ -45,18 +51,24 @@ Rows = dict[str, dict[str, Any]]
 """Model → `{"general": scores, "skills": {skill: scores}}`, in the order shown."""
 
 
-def one_seed(seed: int, work: Path, quick: bool, overrides: list[str]) -> dict[str, Any]:
-    """Everything for one seed; read back when it was finished before."""
+def one_seed(seed: int, work: Path, quick: bool, overrides: list[str]) -> Iterator[dict[str, Any]]:
+    """What is known of one seed, anew after every model, at last all of it; read back when it was finished before."""
     result = work / f"seed-{seed}.json"
     if result.is_file():
-        return json.loads(result.read_text())
+        yield json.loads(result.read_text())
+        return
     counts = QUICK if quick else {}
     config = tiny_config(seed, work, [*(QUICK_OVERRIDES if quick else []), *overrides], **counts)
     run(config, progress=LineProgress(every_seconds=20))
     trials = Trials(config, work)
-    found = {"seed": seed, "best_round": trials.best, "kept": trials.kept, "rows": trials.rows()}
+    found = {"seed": seed, "best_round": trials.best, "kept": trials.kept, "is_whole": False, "rows": trials.own()}
+    yield found
+    for name, scores in trials.others():
+        found["rows"][name] = scores
+        yield found
+    found["is_whole"] = True
     result.write_text(json.dumps(found, indent=1))
-    return found
+    yield found
 
 
 class Trials:
@@ -70,9 +82,10 @@ class Trials:
         self.best = int(self._specialists[0]["beside"].removeprefix("vlm-"))
         best = f"round-{self.best}"
         self._layers = [(campaign.layer(best), campaign.verdicts(best))] if self.best else []
+        self._final = {stage.kind: stage for stage in plans.stages(config) if stage.is_final}
 
-    def rows(self) -> Rows:
-        """All models with their scores."""
+    def own(self) -> Rows:
+        """The campaign's models with their scores."""
         campaign, generalist = self._models.campaign, f"VLM_{self.best}"
         asked = {told["skill"]: told["generalist_scores"] for told in self._specialists}
         rows: Rows = {generalist: {"general": campaign.scores()[self.best], "skills": asked}}
@@ -81,38 +94,60 @@ class Trials:
                 "general": told["general"],
                 "skills": {told["skill"]: told["scores"]},
             }
-        if len(self.kept) > 1:
-            rows |= {f"{generalist} + {skill}": self._fused(skill) for skill in self.kept}
         final = campaign.final_scores()
         if final is not None:
             rows[f"{generalist} + all"] = {"general": final["scores"], "skills": final["skills"]}
-            rows["control: finetuned directly"] = self._finetuned()
-            rows["control: more steps"] = self._more_steps()
         return rows
+
+    def others(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the final model is compared with, what says most first; nothing where there is no final model."""
+        if self._models.campaign.final_scores() is None:
+            return
+        yield "control: finetuned directly", self._finetuned()
+        yield "control: more steps", self._more_steps()
+        if len(self.kept) > 1:
+            for skill in self.kept:
+                yield f"VLM_{self.best} + {skill}", self._fused(skill)
 
     def _fused(self, skill: str) -> dict[str, Any]:
         """The final training with one specialist's layer."""
         campaign = self._models.campaign
         layers = [(skill, campaign.layer(skill), campaign.verdicts(skill))]
-        return self._whole(f"plus-{skill}", self._final_settings(), specialists=layers)
-
-    def _final_settings(self) -> StageConfig:
-        """Pretraining with room for the specialists' turns."""
-        config = self._models.config
-        return replace(config.train.pretrain, max_length=config.skills.max_length or config.train.pretrain.max_length)
+        asked = TrainingSource(campaign.corpus("pretrain"), "pairs", specialists=layers)
+        settings = plans.settings_of(self._final["pretrain"], self._models.config)
+        return self._whole(f"plus-{skill}", settings, self._beside(asked), specialists=layers)
 
     def _more_steps(self) -> dict[str, Any]:
-        """VLM_K with the tokens that the final pretraining spends beyond it spent on its own layer."""
-        models = self._models
-        by = models.tokens("pretrain-final") / models.tokens(f"pretrain-{self.best}")
-        return self._whole("more-steps", models.prolonged(models.config.train.pretrain, by))
+        """VLM_K with the steps that the final model takes beyond it taken on its own layer."""
+        models, campaign = self._models, self._models.campaign
+        by = models.told("pretrain-final")["num_steps"] / models.told(f"pretrain-{self.best}")["num_steps"]
+        pairs = campaign.corpus("pretrain")
+        asked = TrainingSource(pairs, "pairs")
+        parts = self._beside(asked)
+        if parts:
+            again = models.told("sft-final")["by_source"]["pretrain"]["items"] / models.config.train.sft.num_epochs
+            there = models.told(f"filter-{self.best}")["flags"]["kept"] if self.best else pairs.total_rows()
+            repeat = math.ceil(again / there)
+            share = Share(again / there / repeat, repeat)
+            parts["mixture"] = (replace(asked, layers=self._layers, share=share, alt_text=not self.best),)
+        return self._whole("more-steps", models.prolonged(models.config.train.pretrain, by), parts)
 
-    def _whole(self, name: str, settings: StageConfig, **parts: Any) -> dict[str, Any]:
+    def _beside(self, asked: TrainingSource) -> dict[str, Any]:
+        """Parts of a finetuning that rehearses as the final one does."""
+        skills = self._models.config.skills
+        if not skills.rehearsal:
+            return {}
+        own = TrainingSource(self._models.campaign.corpus("sft"), "chat")
+        told, again = rehearsed([own], asked, skills.rehearsal, skills.turns == "apart")
+        return {"apart": told.apart, "mixture": (again,)}
+
+    def _whole(self, name: str, settings: StageConfig, finetuned: dict[str, Any], **parts: Any) -> dict[str, Any]:
         models = self._models
         init = models.train(
             name, "pretrain", models.checkpoint("base", "align"), settings, layers=self._layers, **parts
         )
-        return models.score(name, models.train(name, "sft", init), skills=True)
+        short = plans.settings_of(self._final["sft"], models.config)
+        return models.score(name, models.train(name, "sft", init, short, **finetuned), skills=True)
 
     def _finetuned(self) -> dict[str, Any]:
         """VLM_K with the specialists' finetuning data in its SFT."""
@@ -130,7 +165,9 @@ class Trials:
         # the SFT set as often as VLM_K saw it
         share = Share(repeat=max(1, math.ceil(models.config.train.sft.num_epochs / settings.num_epochs)))
         init = models.checkpoint(f"vlm-{self.best}", "pretrain")
-        folder = models.train("finetuned", "sft", init, settings, mixture=mixture, share=share)
+        skills = models.config.skills
+        apart = skills.rehearsal > 0 and skills.turns == "apart"
+        folder = models.train("finetuned", "sft", init, settings, mixture=mixture, share=share, apart=apart)
         return models.score("finetuned", folder, skills=True)
 
 
@@ -172,6 +209,26 @@ def _common(name: str, found: dict[str, Any]) -> str:
     return name.replace(f"VLM_{found['best_round']}", "VLM_K")
 
 
+def told(results: list[dict[str, Any]]) -> tuple[str, dict[str, float]]:
+    """Table and seeds as Markdown, and the figures over all seeds."""
+    per_seed = [figures(found) for found in results]
+    text = table(results)
+    for found, each in zip(results, per_seed, strict=True):
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in each.items())
+        text += f"\n\nSeed {found['seed']}: best round {found['best_round']}, kept {', '.join(found['kept'])}; {shown}."
+        text += "" if found["is_whole"] else " Not all that it is compared with is finished."
+    return text, {f"{name}_min": round(min(each[name] for each in per_seed), 3) for name in per_seed[0]}
+
+
+def write(to: Path, command: str, text: str, last: dict[str, float], results: list[dict[str, Any]]) -> None:
+    """The dated result: `specialists.md` to be read, `specialists.json` with every score."""
+    to.mkdir(parents=True, exist_ok=True)
+    made = f"`{command}` on {processor()}, {len(results)} seeds; median (min–max)."
+    head = f"# Specialists, {date.today().isoformat()}\n\n{made}\n\n"
+    (to / "specialists.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
+    (to / "specialists.json").write_text(json.dumps({"figures": last, "seeds": results}, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -182,20 +239,16 @@ def main() -> None:
     args = parser.parse_args()
     seeds, work = (args.seeds[:1], args.work / "quick") if args.quick else (args.seeds, args.work)
     work.mkdir(parents=True, exist_ok=True)
-    results = [one_seed(seed, work, args.quick, args.overrides) for seed in seeds]
-    per_seed = [figures(found) for found in results]
-    last = {f"{name}_min": round(min(each[name] for each in per_seed), 3) for name in per_seed[0]}
-    text = table(results)
-    for found, each in zip(results, per_seed, strict=True):
-        shown = ", ".join(f"{name} {value:.1f}" for name, value in each.items())
-        text += f"\n\nSeed {found['seed']}: best round {found['best_round']}, kept {', '.join(found['kept'])}; {shown}."
+    command = " ".join(["python benchmarks/specialists.py --seeds", *map(str, seeds), *args.overrides])
+    results: list[dict[str, Any]] = []
+    text, last = "", {}
+    for seed in seeds:
+        for found in one_seed(seed, work, args.quick, args.overrides):
+            text, last = told([*results, found])
+            if args.to:
+                write(args.to, command, text, last, [*results, found])
+        results.append(found)
     print(text)
-    if args.to:
-        args.to.mkdir(parents=True, exist_ok=True)
-        command = " ".join(["python benchmarks/specialists.py --seeds", *map(str, seeds), *args.overrides])
-        made = f"`{command}` on {processor()}, {len(results)} seeds; median (min–max)."
-        head = f"# Specialists, {date.today().isoformat()}\n\n{made}\n\n"
-        (args.to / "specialists.md").write_text(f"{head}{text}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
     print(json.dumps(last))
 
 

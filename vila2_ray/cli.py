@@ -270,6 +270,49 @@ def gc(
 
 
 @app.command()
+def serve(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, host:port or auto. Default: RAY_ADDRESS, else this machine.")
+    ] = None,
+) -> None:
+    """Serve what a campaign promotes, at serve.host and serve.port, until Ctrl-C; follows its promotions."""
+    from vila2_ray.cli_serve import serve_here
+
+    serve_here(campaign, overrides or [], address)
+
+
+@app.command(name="serve-pin")
+def serve_pin(
+    campaign: CampaignUri,
+    name: Annotated[str, typer.Argument(help="What is served: promoted, a model or a skill.")],
+    model: Annotated[
+        str | None, typer.Argument(help="vlm-1, or vlm-1@DIGEST. Default: what it serves now.", show_default=False)
+    ] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="To what was promoted before.")] = False,
+    unpin: Annotated[bool, typer.Option("--unpin", help="Follow the campaign again.")] = False,
+    why: Annotated[str, typer.Option(help="For those who read it later.")] = "",
+) -> None:
+    """Have an endpoint serve one checkpoint under a name, whatever the campaign promotes."""
+    from vila2_ray.cli_serve import pin_here
+
+    pin_here(campaign, name, model, rollback, unpin, why)
+
+
+@app.command(name="serve-key")
+def serve_key(
+    file: Annotated[str, typer.Argument(help="File of hashed keys: what serve.keys names.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    revoke: Annotated[bool, typer.Option("--revoke", help="Take it back.")] = False,
+) -> None:
+    """Make an API key for an endpoint; it is shown once."""
+    from vila2_ray.cli_serve import key_here
+
+    key_here(file, name, revoke)
+
+
+@app.command()
 def recipes() -> None:
     """The recipes that ship with the package."""
     from vila2_ray.recipe import load_config, recipe_names

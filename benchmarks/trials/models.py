@@ -41,9 +41,13 @@ class Models:
         self.config, self.campaign, self.work = config, Campaign(config.campaign), work
         self._markers = self.campaign.markers()
 
+    def told(self, stage: str) -> dict[str, Any]:
+        """What a stage of the campaign says of its work."""
+        return self._markers[stage].summary
+
     def tokens(self, stage: str) -> int:
         """That a stage of the campaign was trained on."""
-        return int(self._markers[stage].summary["num_tokens"])
+        return int(self.told(stage)["num_tokens"])
 
     def prolonged(self, settings: StageConfig, by: float) -> StageConfig:
         """As many times the epochs."""
@@ -54,7 +58,7 @@ class Models:
         return self.campaign.layout.checkpoint(model, stage).local_folder()
 
     def train(self, model: str, stage: Any, init: Path, settings: StageConfig | None = None, **parts: Any) -> Path:
-        """One stage; the finished folder. `parts`: layers, specialists and mixture of the TrainingJob."""
+        """One stage; the finished folder. `parts`: layers, specialists, mixture and the like of the TrainingJob."""
         config = self.config
         if settings is not None:
             config = replace(config, train=replace(config.train, **{stage: settings}))

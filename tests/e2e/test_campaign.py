@@ -1,3 +1,12 @@
+"""One campaign, killed twice on its way (`kill -9` of the driver and all its processes), looked at from all sides.
+
+That a killed training ends as an undisturbed one does is in `faults/test_train_kill`.
+"""
+
+import os
+import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +18,33 @@ from vila2_ray import Campaign
 from vila2_ray.campaign.runner import Outcome, run
 from vila2_ray.errors import ConfigError, CorpusError, FingerprintError, StageFailed
 
+PATIENCE_SECONDS = 900.0
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign whose driver was killed in training, and the next one in recaptioning."""
+    folder = tmp_path_factory.mktemp("campaigns") / "whole"
+    kill_when(folder, "training/vlm-0/pretrain/*/*")
+    kill_when(folder, "parts/round-1/*/*/*/*.parquet")
+    return folder
+
+
+def kill_when(campaign: Path, pattern: str) -> None:
+    """Start a driver and kill its whole process group as soon as a file matches; fails if it never does."""
+    process = micro.driver(campaign)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not list(campaign.glob(pattern)):
+        assert process.poll() is None, Path(f"{campaign}.log").read_text()[-4000:]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(killed: Path) -> Iterator[None]:
+    """Of this process; the killed drivers had their own."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -20,9 +53,21 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    folder = tmp_path_factory.mktemp("campaigns") / "whole"
-    return folder, run(micro.config(folder))
+def finished(killed: Path, ray_cluster: None) -> tuple[Path, Outcome]:
+    return killed, run(micro.config(killed))
+
+
+def test_killed_it_has_the_layer_that_an_undisturbed_one_has(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
+    copy = tmp_path / "undisturbed"
+    shutil.copytree(finished[0], copy)
+    (copy / "stages" / "recaption-1.json").unlink()
+    for room in ("captions", "parts"):
+        shutil.rmtree(copy / room, ignore_errors=True)
+    assert run(micro.config(copy), only="recaption-1").ran == ["recaption-1"]
+    columns = ["source", "shard", "row", "variant", "sample_id", "status", "text", "image_sha256"]
+    expected, found = (Campaign(str(c)).layer("round-1").to_pandas()[columns] for c in (copy, finished[0]))
+    assert not found.duplicated(["source", "shard", "row", "variant"]).any()
+    assert found.equals(expected)
 
 
 def test_every_sample_has_one_row_in_shard_order(finished: tuple[Path, Outcome]) -> None:

@@ -63,6 +63,7 @@ def test_specialists_teach_the_final_model(tmp_path: Path) -> None:
         "skills.ocr.max_tokens=12",
         "skills.max_general_loss=1",
         "skills.max_length=192",
+        "skills.rehearsal=1",
         "recaption.prompts.grounding=locate the objects .",
         "recaption.prompts.grounding-plain=list the things with a box .",
         "recaption.prompts.ocr=read the text .",
@@ -112,4 +113,7 @@ def test_specialists_teach_the_final_model(tmp_path: Path) -> None:
     assert "word_accuracy" in campaign.final_scores()["skills"]["ocr"]
     tokens = {name: campaign.markers()[name].summary["num_tokens"] for name in ("pretrain-1", "pretrain-final")}
     assert tokens["pretrain-final"] > tokens["pretrain-1"], "the turns are trained on"
+    finetuned = campaign.markers()["sft-final"].summary["by_source"]
+    assert finetuned["pretrain"]["items"] > 0, "and rehearsed"
+    assert finetuned["sft"]["items"] > campaign.markers()["sft-1"].summary["by_source"]["sft"]["items"], "taken apart"
     assert run(config).ran == []

@@ -110,9 +110,10 @@ def log_of(folder: Path) -> str:
 
 
 SLOW = [pytest.param(seed, random.Random(seed).choice(VICTIMS), marks=pytest.mark.slow) for seed in range(3, 103)]
+SLOW.append(pytest.param(1, "actor", marks=pytest.mark.slow))
 
 
-@pytest.mark.parametrize(("seed", "victim"), [(0, "driver"), (1, "actor"), (2, "node"), *SLOW])
+@pytest.mark.parametrize(("seed", "victim"), [(0, "driver"), (2, "node"), *SLOW])
 def test_a_killed_recaptioning_ends_as_an_undisturbed_one(
     tmp_path: Path, temporary: Path, seed: int, victim: str
 ) -> None:

@@ -50,6 +50,8 @@ def test_an_empty_value_empties_a_field() -> None:
         ("recaption.prompt_ids=[]", "recaption.prompt_ids"),
         ("recaption.sampling.temperature=-1", "recaption.sampling.temperature"),
         ("recaption.engine.max_actors=0", "recaption.engine.max_actors"),
+        ("recaption.engine.label_selector={pool: two words}", "recaption.engine.label_selector.pool"),
+        ("train.label_selector={-pool: train}", "train.label_selector"),
         ("filters.max_words=1", "filters.max_words"),
         ("rounds.max", "rounds.max"),
         ("--rounds.max=1", "--rounds.max=1"),
@@ -91,6 +93,17 @@ def test_operational_fields_stay_out_of_fingerprints() -> None:
     assert not names & set(operational)
     assert not [n for n in names if n.startswith(("prices", "rates", "recaption.engine"))]
     assert not [n for n in names if n.endswith("micro_batch_size")]
+
+
+def test_label_selectors_are_rays_and_operational() -> None:
+    from ray._private.label_utils import validate_label_selector
+
+    given = "recaption.engine.label_selector={ray-subcluster: recaption, ray.io/market-type: '!in(spot, other)'}"
+    config = load_config("tiny", [given, "train.label_selector={ray-subcluster: train}"])
+    selector = {"ray-subcluster": "recaption", "ray.io/market-type": "!in(spot, other)"}
+    assert config.recaption.engine.label_selector == selector
+    assert validate_label_selector(selector) is None
+    assert not [name for name in semantic_fields(config, "") if "label_selector" in name]
 
 
 def test_a_configuration_of_another_version_is_refused_by_name() -> None:

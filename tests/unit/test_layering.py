@@ -54,6 +54,7 @@ PURE += (
     "evaluate.truth",
 )
 PURE += ("train.memory", "model.architecture")
+PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.specialists import LEFT_OUT, beats
 from vila2_ray.campaign.view import Done, Run, connect_ray, digest_of, ray_map
-from vila2_ray.config import DriftConfig, FiltersConfig
+from vila2_ray.config import Config, DriftConfig, FiltersConfig
 
 
 def recaption_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
@@ -66,7 +66,7 @@ def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         corpus=run.corpus("pretrain"),
         layers=[(run.captions(name), run.layout.verdicts(name, fingerprint)) for name in names],
         prompts=run.prompts,
-        filters=_filters(config.filters, skill),
+        filters=_filters(config, skill),
         pick=replace(config.pick, by="none", scorer="") if skill else config.pick,
         previous=run.captions(before) if has_before else None,
         check=check,
@@ -95,8 +95,11 @@ def _left_out(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(fingerprint, {LEFT_OUT: True, "reason": reason}, 0.0)
 
 
-def _filters(filters: FiltersConfig, skill: str | None) -> FiltersConfig:
-    """A printed word is a whole answer, and no worse for standing in the alt text."""
+def _filters(config: Config, skill: str | None) -> FiltersConfig:
+    """As configured for the skill. A printed word is a whole answer, and no worse for standing in the alt text."""
+    filters, share = config.filters, config.skills.of(skill).drop_lowest_min_logprob_share if skill else None
+    if share is not None:
+        filters = replace(filters, drop_lowest_min_logprob_share=share)
     return replace(filters, min_words=1, drop_alt_text_copy=False) if skill == "ocr" else filters
 
 

@@ -178,6 +178,11 @@ def _trained_on(stage: plans.Stage, config: Config, counts: dict[str, int | None
             return None
         source = config.corpus.source(name)
         total += count * source.weight * source.repeat
+    if plans.rehearses(stage, config):
+        if counts["pretrain"] is None:
+            return None
+        asked = len(config.specialists) if config.skills.turns == "apart" else 1
+        total += counts["pretrain"] * config.skills.rehearsal * asked
     return total
 
 

@@ -148,7 +148,8 @@ def _with_screening(plan: list[Stage], config: Config) -> list[Stage]:
     def is_read_by(stage: Stage) -> bool:
         if stage.kind == "build" or (stage.kind == "sft" and stage.specialist):
             return "pretrain" in stage.corpora or (config.screen.finds_heldout and bool(stage.corpora))
-        return stage.kind in ("align", "pretrain", "recaption") or (stage.kind == "sft" and compared)
+        reads = compared or "pretrain" in stage.corpora
+        return stage.kind in ("align", "pretrain", "recaption") or (stage.kind == "sft" and reads)
 
     corpora = ("heldout",) if config.screen.heldout else ()
     screen = Stage("screen", "screen", inputs=("index",), corpora=corpora, fields=("screen", *_CORPUS))
@@ -171,6 +172,7 @@ def _specialist(config: Config, skill: SkillName) -> list[Stage]:
         ]
     learned = ("skills.train", "train.shuffle_window", "seed")
     read = f"{own}.min_score"  # confidence of the experts that captions are held against
+    kept = () if settings.drop_lowest_min_logprob_share is None else (f"{own}.drop_lowest_min_logprob_share",)
     scored = (*_EVALUATE, *asked, f"{own}.max_tokens", *((read,) if skill == "ocr" else ()))
     said = (*prompts, f"{own}.max_tokens", *_ENGINE, *_SAMPLING, "seed")
     return [
@@ -202,7 +204,7 @@ def _specialist(config: Config, skill: SkillName) -> list[Stage]:
             inputs=(captions_of(config, skill),),
             reads_boxes=boxes_are_known(config, skill),
             skills=about,
-            fields=("filters", *prompts, read),
+            fields=("filters", *prompts, read, *kept),
         ),
     ]
 
@@ -216,6 +218,11 @@ def _final(config: Config, of: Mapping[str, tuple[str, ...]], mixed: Mapping[str
     scored += ["skills.ocr.min_score"] if "ocr" in skills else []
     fused = tuple(f"skills.{name}" for name in ("turns", "asks_statements", "max_length"))
     learned = ("train.pretrain", *mixed["pretrain"], *_FUSED, *fused, *asked)
+    sft = Stage("sft-final", "sft", None, ("pretrain-final",), of["sft"], skills=skills, fields=(*_SFT, *mixed["sft"]))
+    if rehearses(sft, config):
+        again = ("skills.rehearsal", *fused, *asked, "filters.cut_at_repeated_sentence")
+        inputs, corpora = (*sft.inputs, *layers), (*sft.corpora, "pretrain")
+        sft = replace(sft, inputs=inputs, corpora=corpora, fields=(*sft.fields, *again))
     return [
         Stage(
             "pretrain-final",
@@ -226,7 +233,7 @@ def _final(config: Config, of: Mapping[str, tuple[str, ...]], mixed: Mapping[str
             skills=skills,
             fields=learned,
         ),
-        Stage("sft-final", "sft", None, ("pretrain-final",), of["sft"], skills=skills, fields=(*_SFT, *mixed["sft"])),
+        sft,
         Stage(
             "evaluate-final",
             "evaluate",
@@ -236,6 +243,11 @@ def _final(config: Config, of: Mapping[str, tuple[str, ...]], mixed: Mapping[str
             fields=(*_EVALUATE, *asked, *scored),
         ),
     ]
+
+
+def rehearses(stage: Stage, config: Config) -> bool:
+    """Whether it asks what specialists answered once more, beside the SFT set."""
+    return stage.is_final and stage.kind == "sft" and config.skills.rehearsal > 0
 
 
 def boxes_are_known(config: Config, skill: str) -> bool:
@@ -270,6 +282,8 @@ def settings_of(stage: Stage, config: Config) -> StageConfig:
     if stage.specialist:
         return config.skills.train
     settings = config.train.stage(stage.kind)
+    if rehearses(stage, config):
+        return replace(settings, max_length=max(settings.max_length, config.skills.max_length))
     longer = config.skills.max_length if stage.is_final and stage.kind == "pretrain" else 0
     return replace(settings, max_length=longer or settings.max_length)
 

@@ -158,7 +158,12 @@ def _examine(
     settings = run.config.recaption.engine_settings
     examination = Examination(run.corpus(source), config, run.prompts, engine, settings, general, asked)
     run.progress.start(f"{stage.name}: {model}", 0, "samples")
-    task = ray.remote(num_cpus=engine.cpus_per_actor, num_gpus=engine.gpus_per_actor, max_retries=1)(_examined)
+    task = ray.remote(
+        num_cpus=engine.cpus_per_actor,
+        num_gpus=engine.gpus_per_actor,
+        label_selector=dict(engine.label_selector),
+        max_retries=1,
+    )(_examined)
     found = ray.get(task.remote(examination, run.layout.checkpoint(model, "sft").uri))
     run.progress.finish()
     return found

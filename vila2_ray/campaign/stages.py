@@ -75,6 +75,7 @@ def _build(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
 
 def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.train.job import rehearsed
     from vila2_ray.train.trainer import TrainingJob, run_training
 
     name, model, config = stage.kind, stage.model, run.config
@@ -87,9 +88,12 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         layers, specialists = run.layers(best) if best else [], run.specialists()
     elif name == "pretrain" and stage.round:
         layers = run.layers(stage.layer)
-    sources = [
-        run.training_source(source, layers, specialists) for source in stage.corpora or (f"{stage.specialist}.data",)
-    ]
+    rehearses = plans.rehearses(stage, config)
+    names = [name for name in stage.corpora if not (rehearses and name == "pretrain")]
+    sources = [run.training_source(source, layers, specialists) for source in names or [f"{stage.specialist}.data"]]
+    if rehearses:
+        asked, skills = run.training_source("pretrain", [], run.specialists()), config.skills
+        sources = rehearsed(sources, asked, skills.rehearsal, skills.turns == "apart")
     trained = config.train.with_stage(cast(TrainingStage, name), plans.settings_of(stage, config))
     config = replace(config, train=trained)
     job = TrainingJob(
@@ -108,6 +112,7 @@ def _train(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         share=sources[0].share,
         mixture=tuple(sources[1:]),
         specialists=sources[0].specialists,
+        apart=sources[0].apart,
     )
     summary = run_training(job, run.progress)
     return Done(summary.digest, asdict(summary), summary.seconds)

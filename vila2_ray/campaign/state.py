@@ -51,6 +51,13 @@ def read_markers(store: Store) -> dict[str, Marker]:
     return {entry["stage"]: Marker(**entry) for entry in entries if _is_done(entry)}
 
 
+def read_marker(store: Store, stage: str) -> Marker | None:
+    """One finished stage, by one request; None where it is not done."""
+    found = store.read_versioned(_file(stage))
+    entry = json.loads(found[0]) if found else {}
+    return Marker(**entry) if _is_done(entry) else None
+
+
 def write_marker(store: Store, marker: Marker, check: Check = lambda: None) -> None:
     """Say that a stage is done. Raises LeaseLost when another driver has taken the campaign over."""
     _replace(store, marker.stage, asdict(marker), marker.epoch, check)

@@ -118,6 +118,9 @@ class Config:
             raise ConfigError("specialists", self.specialists, "names a skill twice; each has one specialist")
         for skill in self.specialists:
             self._check_skill(skill)
+        if self.specialists and self.skills.rehearsal and "pretrain" in self.corpus.sources_of("sft"):
+            remedy = "must be 0 where sft trains on corpus.pretrain already, by corpus.sources.pretrain.stages"
+            raise ConfigError("skills.rehearsal", self.skills.rehearsal, remedy)
         for layer, retried in self.layers.items():
             if not re.fullmatch(re.escape(layer) + r"-retry-[1-9]\d*", retried):
                 raise ConfigError(f"layers.{layer}", retried, f"name a layer that retried it, {layer}-retry-1 for one")

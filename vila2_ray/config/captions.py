@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vila2_ray.config.fields import check_positive, check_share, operational
+from vila2_ray.config.fields import check_labels, check_positive, check_share, operational
 from vila2_ray.errors import ConfigError
 
 Rule = Literal["alt_text", "recaption", "concat", "mixed"]
@@ -59,6 +59,9 @@ class EngineConfig:
     max_actors: int = operational(1)
     cpus_per_actor: float = operational(1.0)
     gpus_per_actor: float = operational(0.0)
+    label_selector: dict[str, str] = operational(factory=dict)
+    """Ray labels of the nodes on which captions are read, written, scored and served, for example
+    {ray-subcluster: recaption}; nodes that are started for it have them as well. Empty: any node."""
     max_dead_ranges: int = operational(8)
     """Deaths of an engine's process in one pass (and one more per thousand row ranges) before the stage gives up. What
     it had in hand is tried again in smaller pieces, down to the samples that do it, which become failed rows."""
@@ -69,6 +72,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_positive("recaption.engine", self, "batch_size", "min_actors", "cpus_per_actor", "tensor_parallel")
         check_positive("recaption.engine", self, "kv_cache_gb", "gpu_memory_share", "decode_threads")
+        check_labels("recaption.engine.label_selector", self.label_selector)
         if self.max_actors < self.min_actors:
             raise ConfigError("recaption.engine.max_actors", self.max_actors, "must not be smaller than min_actors")
 

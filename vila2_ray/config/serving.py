@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vila2_ray.config.fields import check_positive, operational
 from vila2_ray.errors import ConfigError
@@ -18,6 +19,10 @@ class ServeConfig:
     models: tuple[str, ...] = operational(("promoted",))
     """What is served side by side: `promoted` (follows the campaign's promotion), a model of the campaign (vlm-0), or a
     skill (ocr: its specialist). Questions that name none go to the first."""
+    process: Literal["auto", "shared", "own"] = operational("auto")
+    """Of an endpoint on this machine alone. `shared`: one process listens and generates, without Ray; nothing is
+    faster, and an engine that dies badly takes the endpoint with it. `own`: each model's replicas are processes on Ray
+    Serve. `auto`: shared for one replica of one model without a GPU."""
     keys: str = operational("")
     """File of hashed API keys, as `vila2 serve-key` writes it. Empty: no keys, on loopback only."""
     docs: bool = operational(True)
@@ -53,9 +58,9 @@ class ServeConfig:
     """For questions that still run when their checkpoint is replaced or the endpoint stops."""
 
     def __post_init__(self) -> None:
-        positive = ("max_body_mb", "max_images", "max_pixels", "max_prompt_characters", "max_tokens", "default_tokens")
-        positive += ("fetch_timeout_seconds", "timeout_seconds", "min_replicas", "poll_seconds", "load_timeout_seconds")
-        check_positive("serve", self, *positive, "drain_seconds")
+        positive: tuple[str, ...] = ("max_body_mb", "max_images", "max_pixels", "max_prompt_characters", "max_tokens")
+        positive += ("default_tokens", "fetch_timeout_seconds", "timeout_seconds", "min_replicas", "poll_seconds")
+        check_positive("serve", self, *positive, "load_timeout_seconds", "drain_seconds")
         if not 0 <= self.port < 65536:
             raise ConfigError("serve.port", self.port, "must lie between 0 (any free one) and 65535")
         if not self.models or len(set(self.models)) < len(self.models):

@@ -40,10 +40,15 @@ class SkillConfig:
     """What the final training asks, another list than the prompts. Empty: the skill's own."""
     max_tokens: int = 256
     """Of the specialist's captions."""
+    drop_lowest_min_logprob_share: float | None = None
+    """filters.drop_lowest_min_logprob_share for the specialist's captions. Their least likely token says how much they
+    name rather than how wrong they are: the share takes the captions of many things first. None: as for the rounds."""
 
     def __post_init__(self) -> None:
         check_positive("skills.<skill>", self, "max_tokens")
         check_share("skills.<skill>", self, "min_score")
+        if self.drop_lowest_min_logprob_share is not None:
+            check_share("skills.<skill>", self, "drop_lowest_min_logprob_share")
         if self.max_samples < 0:
             raise ConfigError("skills.<skill>.max_samples", self.max_samples, "must not be negative; 0 takes all")
         if self.annotations and self.detector:
@@ -65,13 +70,18 @@ class SkillsConfig:
     """`joined`: alt text, then every specialist's question and answer in one conversation, in shuffled order, as the
     paper has it. `apart`: each an item of its own."""
     max_length: int = 0
-    """Tokens of a fused conversation in the final pretraining. 0: train.pretrain.max_length."""
+    """Tokens of a fused conversation in the final pretraining, and of one that is rehearsed. 0: those of the stage."""
+    rehearsal: float = 0.0
+    """Share of corpus.pretrain's samples, drawn anew for each epoch, whose questions and specialists' answers the final
+    model's SFT repeats beside the SFT set, so that no skill is forgotten over it. With `turns: apart` the SFT set's own
+    conversations are taken apart there as well. 0: none."""
     asks_statements: bool = False
     """Also ask for single statements of a specialist's caption (is the cat left of the dog?), both ways round."""
     max_general_loss: float = operational(0.01)
     """How much of rounds.metric the final model may lose and still be promoted."""
 
     def __post_init__(self) -> None:
+        check_share("skills", self, "rehearsal")
         if self.max_length < 0:
             raise ConfigError(
                 "skills.max_length", self.max_length, "must not be negative; 0: train.pretrain.max_length"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from vila2_ray.config.corpus import TrainingStage
-from vila2_ray.config.fields import check_positive, check_share, operational
+from vila2_ray.config.fields import check_labels, check_positive, check_share, operational
 from vila2_ray.errors import ConfigError
 
 Part = Literal["vision", "connector", "language"]
@@ -77,6 +77,8 @@ class TrainConfig:
     """Ray Train workers (ranks)."""
     cpus_per_worker: float = operational(1.0)
     gpus_per_worker: float = operational(0.0)
+    label_selector: dict[str, str] = operational(factory=dict)
+    """Ray labels of the nodes that train, for example {ray-subcluster: train}. Empty: any node."""
     autocast: Literal["auto", "bfloat16", "float32"] = operational("auto")
     """`auto`: bfloat16 where the processor or GPU computes in it, else float32."""
     shard_size: int = operational(0)
@@ -123,6 +125,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_positive("train", self, "num_workers", "cpus_per_worker", "shuffle_window", "keep_checkpoints")
+        check_labels("train.label_selector", self.label_selector)
         if self.shard_size < 0 or (self.shard_size and self.num_workers % self.shard_size):
             remedy = f"must divide train.num_workers, {self.num_workers}; 0 takes the workers of a node"
             raise ConfigError("train.shard_size", self.shard_size, remedy)

@@ -36,6 +36,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes the picture upright again, by the value of the Exif orientation tag."""
+_PNG_TEXTS = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
+"""Chunks of a PNG that may hold the orientation."""
+
 _QUARTER_TURNS = tuple(_TURNS[value] for value in (5, 6, 7, 8))
 """Those that exchange width and height."""
 
@@ -63,8 +66,11 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels of the upright picture, from its header. Raises SampleError as `decode_image` does."""
     image = _checked(data, max_pixels)
     width, height = image.size
-    is_upright = image.format == "TIFF"  # PIL turns these itself, and tells the size that they will have
-    return (height, width) if not is_upright and _turn(image) in _QUARTER_TURNS else (width, height)
+    if image.format == "TIFF":  # PIL turns these itself, and tells the size that they will have
+        return width, height
+    if image.format == "PNG" and (lean := _without_pixels(data)) is not None:
+        image = _open(lean)
+    return (height, width) if _turn(image) in _QUARTER_TURNS else (width, height)
 
 
 def image_format(data: bytes) -> str:
@@ -124,9 +130,24 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What the orientation tag asks for."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        exif = Image.Image.getexif(image)  # a PNG's own way to it would decode the picture
+        return _TURNS.get(exif.get(_ORIENTATION, 1))
     except Exception:  # a broken tag costs the rotation, not the picture
         return None
+
+
+def _without_pixels(png: bytes) -> bytes | None:
+    """The file without its pixels, where something that may turn the picture stands behind them; else None."""
+    kept, at, is_behind, tells_behind = [png[:8]], 8, False, False
+    while at + 12 <= len(png):
+        kind, end = png[at + 4 : at + 8], at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if kind == b"IDAT":
+            is_behind = True
+        else:
+            kept.append(png[at:end])
+            tells_behind = tells_behind or (is_behind and kind in _PNG_TEXTS)
+        at = end
+    return b"".join(kept) if tells_behind else None
 
 
 def _short(error: BaseException) -> str:

@@ -214,6 +214,8 @@ class _Work:
             self._waiting.append(asked)
 
     def _begin_waiting(self) -> None:
+        if any(asked.row.is_given_up for asked in self._waiting):  # with their pictures
+            self._waiting = deque(asked for asked in self._waiting if not asked.row.is_given_up)
         newcomers: list[_Asked] = []
         while self._waiting and len(self._running) + len(newcomers) < self._capacity:
             asked = self._waiting.popleft()

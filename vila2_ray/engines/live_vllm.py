@@ -31,6 +31,8 @@ from vila2_ray.engines.vllm_arguments import all_arguments, blaming, sampling_pa
 from vila2_ray.errors import CheckpointError, EngineDied, Reason, SampleError, in_one_line
 from vila2_ray.model.loading import check_checkpoint, load_processor
 
+_SOCKET_PATH_BYTES, _SOCKET_NAME_BYTES = 107, 1 + 36
+"""What Linux takes; a slash and the uuid by which vLLM calls a socket."""
 _TRIES = 3
 """Of a request whose image vLLM's two processes disagree about, because the one that sent it first went away."""
 
@@ -209,9 +211,18 @@ class _Loaded:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
+def _socket_folder() -> str:
+    """A new folder for vLLM's sockets; under /tmp where the usual one's name is too long for a socket's path."""
+    made = tempfile.mkdtemp(prefix="vila2-")
+    if len(os.fsencode(made)) + _SOCKET_NAME_BYTES <= _SOCKET_PATH_BYTES:
+        return made
+    os.rmdir(made)
+    return tempfile.mkdtemp(prefix="vila2-", dir="/tmp")
+
+
 def _load(folder: Path, arguments: dict[str, Any], processor: dict[str, Any] | None) -> _Loaded:
     """vLLM's engine and a processor of our own; takes as long as the checkpoint takes to load."""
-    own_processor, scratch = load_processor(folder, processor), tempfile.mkdtemp(prefix="vila2-")
+    own_processor, scratch = load_processor(folder, processor), _socket_folder()
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork of a process with threads may never wake up
     os.environ["VLLM_RPC_BASE_PATH"] = scratch
     from vllm.engine.arg_utils import AsyncEngineArgs

@@ -32,13 +32,19 @@ def children_end_with_us(scratch: str) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """In a process started by one of ours under `children_end_with_us`: watch it, and end with it. Else nothing."""
+    """In a process started by one of ours under `children_end_with_us`: watch it, and end with it alone. Else nothing.
+
+    Ctrl-C in a terminal reaches everybody in the foreground: an engine that stops at once leaves nobody to finish what
+    the endpoint has in hand.
+    """
     parent = int(os.environ.get(_VARIABLE) or 0)
     if parent in (0, os.getpid()):
         return
     if os.getppid() != parent and _is_alive(parent):
         return  # the variable came down to somebody else
     os.environ[_VARIABLE] = str(os.getpid())  # what this process starts ends with it in turn
+    with contextlib.suppress(OSError):  # it leads a group of its own already
+        os.setpgid(0, 0)
     threading.Thread(target=_watch, args=(parent,), name="watch-parent", daemon=True).start()
 
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data.context import AutoscalingConfig
 
-from vila2_ray.config import RecaptionConfig
+from vila2_ray.config import EngineConfig, RecaptionConfig
 from vila2_ray.progress import Progress
 from vila2_ray.raydata import quiet_context
 from vila2_ray.recaption.actor import ActorSpec, CaptionActor
@@ -114,7 +114,7 @@ def _summaries(
         warnings.simplefilter("ignore", DeprecationWarning)
         in_flight = 1 if alone else ranges_in_flight(job.config)
         deaths = job.config.engine.max_dead_ranges + len(ranges) // 1000
-        context = _context(deaths * in_flight)
+        context = _context(deaths * in_flight, job.config.engine)
         with DataContext.current(context):
             dataset = _dataset(job, ranges, in_flight, deaths, is_last_try)
     try:
@@ -140,9 +140,18 @@ def ranges_in_flight(config: RecaptionConfig) -> int:
     return next(fitting, most)
 
 
-def _context(max_errored_blocks: int) -> DataContext:
-    """Ray Data's settings for one recaptioning: a block per range, and an end to every retry."""
+def _context(max_errored_blocks: int, engine: EngineConfig) -> DataContext:
+    """Ray Data's settings for one recaptioning: a block per range, and an end to every retry.
+
+    With a label selector all of it runs on such nodes. Ray Data 2.60 asks a busy cluster for one more node of each kind
+    that it has; the labels on that wish keep it from ever starting the nodes of another stage.
+    """
     context = quiet_context(max_errored_blocks)
+    if engine.label_selector:
+        context.execution_options.label_selector = dict(engine.label_selector)
+        if engine.gpus_per_actor:
+            most = engine.max_actors * engine.gpus_per_actor
+            context.execution_options.resource_limits = ExecutionResources.for_limits(gpu=most)
     context.target_max_block_size = 1  # a block is a row, a row is a range: the unit that actors take and give back
     context.target_min_block_size = 1
     context.raise_original_map_exception = True  # else only the text of an error comes back, not its type

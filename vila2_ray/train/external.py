@@ -86,6 +86,8 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
     item that is not in it was screened out, taken down, or is too long; it must not be trained on. Row n of a shard's
     caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out.
     Captions of a layer that names a specialist answer one of that skill's `questions`; by themselves they are nothing.
+    Of a source with `apart`, every question of a conversation with its answer is an item; of one without `alt_text`,
+    only the layers are trained on.
     """
     config = job.config
     init = job.init_folder.uri if isinstance(job.init_folder, Store) else absolute(str(job.init_folder))
@@ -138,6 +140,8 @@ def _told(source: TrainingSource) -> dict[str, Any]:
         "source": corpus.source,
         "kind": source.kind,
         "share": source.share._asdict(),
+        "apart": source.apart,
+        "alt_text": source.alt_text,
         "columns": asdict(corpus.columns),
         "max_pixels": corpus.max_pixels,
         "shards": shards,

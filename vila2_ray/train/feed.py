@@ -260,7 +260,8 @@ def _context(world: int) -> DataContext:
     context.target_min_block_size = 1
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 0.0) / 2 / world
-    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=store or None)
+    # without a limit on GPUs, Ray Data asks a busy cluster for nodes that have some
+    context.execution_options.resource_limits = ExecutionResources.for_limits(gpu=0, object_store_memory=store or None)
     return context
 
 

@@ -62,6 +62,17 @@ def conversation_items(sample: Sample) -> SampleItems:
     return SampleItems(sample.row, [clean], images)
 
 
+def exchanges(made: SampleItems) -> SampleItems:
+    """A conversation taken apart: every question with its answer an item of its own, in their order.
+
+    One about several images stays whole, for they stand in the order of its turns.
+    """
+    if len(made.images) > 1:
+        return made
+    pairs = [item[at : at + 2] for item in made.items for at in range(0, len(item), 2)]
+    return SampleItems(made.row, pairs, made.images)
+
+
 def document_items(sample: Sample) -> SampleItems:
     """A document as one item of running text with images in it; no items where it holds no text.
 

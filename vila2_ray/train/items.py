@@ -2,7 +2,7 @@
 
     pairs      align: the alt text; later stages: alt text fused with the kept captions of the given layers, and with
                what specialists say as turns of question and answer
-    chat       the conversation in the sample's JSON, loss on the assistant's turns
+    chat       the conversation in the sample's JSON, whole or taken apart, loss on the assistant's turns
     documents  texts and images as they alternate, loss on all text
     text       text alone, loss on all of it
 
@@ -31,7 +31,7 @@ from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import Reason
 from vila2_ray.schema import Status
 from vila2_ray.skills.turns import turns
-from vila2_ray.train.interleaved import SampleItems, conversation_items, document_items, text_items
+from vila2_ray.train.interleaved import SampleItems, conversation_items, document_items, exchanges, text_items
 
 BAD_IMAGE = frozenset(
     r.value
@@ -78,6 +78,10 @@ class StageItems:
     screening: Screening | None = None
     """Samples that it leaves out have items all the same; they get into no plan."""
     specialists: Specialists = ()
+    apart: bool = False
+    """Every question of a conversation with its answer is an item of its own."""
+    alt_text: bool = True
+    """False: pairs are layers and specialists' turns alone."""
     _kept: OrderedDict[ShardRef, Captions] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     def of_shard(self, shard: ShardRef, rows: Sequence[int] | None = None) -> Iterator[SampleItems]:
@@ -86,6 +90,7 @@ class StageItems:
         for sample in self.corpus.read(shard, rows, images=False):
             if self.kind == "chat":
                 made = conversation_items(sample)
+                made = exchanges(made) if self.apart else made
             elif self.kind == "documents":
                 made = document_items(sample)
             elif self.kind == "text":
@@ -101,7 +106,7 @@ class StageItems:
         rules, prompts = self.config.fuse, self._prompts
         brief = prompts.text(rules.brief_prompt_id) if rules.prompted else ""
         rule = "alt_text" if self.stage == "align" else rules.rule
-        alt_text = sample.alt_text.replace(IMAGE_PLACE, " ")
+        alt_text = sample.alt_text.replace(IMAGE_PLACE, " ") if self.alt_text else ""
         general = [said for said in captions if not said.skill]
         asked = [(prompts.text(said.prompt_id) if rules.prompted else "", said.text) for said in general]
         told = self._turns(sample, [said for said in captions if said.skill])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,20 @@ class TrainingSource:
     """Samples that it leaves out as the plan is made are not trained on."""
     specialists: list[tuple[str, Layer, Verdicts | None]] = field(default_factory=list)
     """Skill and layer of each specialist whose captions become question–answer turns; for pairs."""
+    apart: bool = False
+    """Every question of a conversation with its answer is an item of its own; for chat. Of specialists' answers,
+    skills.turns decides."""
+    alt_text: bool = True
+    """False: layers and specialists alone are trained on; for pairs."""
+
+
+def rehearsed(sources: list[TrainingSource], asked: TrainingSource, share: float, apart: bool) -> list[TrainingSource]:
+    """Sources of a finetuning, and beside them what specialists answered of `asked`, a corpus of pairs, without its alt
+    text and captions: the turns of a `share` of its samples, drawn anew for each epoch. `apart` takes the others'
+    conversations apart, so that the first question of an image may be any of them, as it is for the specialists'.
+    """
+    own = [replace(source, apart=apart and source.kind == "chat") for source in sources]
+    return [*own, replace(asked, layers=[], share=Share(share), alt_text=False)]
 
 
 @dataclass
@@ -65,12 +79,14 @@ class TrainingJob:
     """What is trained on beside `corpus`."""
     specialists: list[tuple[str, Layer, Verdicts | None]] = field(default_factory=list)
     """Skill and layer of each specialist whose captions of `corpus` become question–answer turns."""
+    apart: bool = False
+    """Every question of a conversation of `corpus` with its answer is an item of its own."""
 
     @property
     def sources(self) -> list[TrainingSource]:
         """All that the stage mixes."""
         kind = self.kind or ("chat" if self.stage == "sft" else "pairs")
-        own = TrainingSource(self.corpus, kind, self.share, self.layers, self.screening, self.specialists)
+        own = TrainingSource(self.corpus, kind, self.share, self.layers, self.screening, self.specialists, self.apart)
         return [own, *self.mixture]
 
     @property
@@ -106,6 +122,8 @@ class TrainingJob:
             text += [[ref.uri for ref in source.corpus.shards], source.kind, source.share]
             text += [[layer.store.uri, verdicts.store.uri if verdicts else ""] for layer, verdicts in source.layers]
             text += [source.screening.digest() if source.screening is not None else ""]
+            text += ["apart"] if source.apart else []
+            text += [] if source.alt_text else ["no alt text"]
             if source.specialists:
                 text += [config.skills.turns, config.skills.asks_statements]
             for skill, layer, verdicts in source.specialists:

@@ -76,7 +76,10 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=train.num_workers, use_gpu=train.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=train.num_workers,
+            use_gpu=train.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            label_selector=dict(train.label_selector) or None,
         ),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # Ray Train would take up a run of the same name; resuming is ours

@@ -42,7 +42,8 @@ def open_source(job: TrainingJob, keeps: bool = True) -> CorpusSource:
     """
     tokenizer = ItemTokenizer(load_processor(job.init), job.settings.max_length)
     sources = [
-        StageItems(s.corpus, s.layers, job.config, job.stage, s.kind, s.screening, s.specialists) for s in job.sources
+        StageItems(s.corpus, s.layers, job.config, job.stage, s.kind, s.screening, s.specialists, s.apart, s.alt_text)
+        for s in job.sources
     ]
     if not keeps:
         return CorpusSource(sources, tokenizer, token_cache_bytes=0)

@@ -100,6 +100,11 @@ def test_specialists_have_rows_of_their_own(tmp_path: Path) -> None:
     }
     assert found["recaption-ocr"].tokens == 12 * 9
     assert found["pretrain-final"].samples == 12
+    # 12 conversations, and a half of the pairs with a question to each specialist; two epochs
+    again = ["skills.rehearsal=0.5", "skills.turns=apart", "train.sft.num_epochs=2", "train.sft.batch_size=4"]
+    assert rows(tmp_path, *settings, *again)["sft-final"].samples == 2 * (12 + 12)
+    assert rows(tmp_path, *settings, *again, "skills.turns=joined")["sft-final"].samples == 2 * (12 + 6)
+    assert rows(tmp_path, *settings, *again, "skills.rehearsal=0")["sft-final"].samples == 2 * 12
     assert set(training_costs(load_config("tiny", [*settings, f"campaign={tmp_path}"]))) == {
         "align",
         "pretrain",

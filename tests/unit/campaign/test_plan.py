@@ -319,6 +319,64 @@ def test_a_skills_fields_change_just_the_stages_that_read_them(override: str, ch
     assert found == changed
 
 
+BEFORE_REHEARSALS = {"filter-ocr": "b9b6dd197158", "pretrain-final": "f19678783813", "sft-final": "304b2aca5834"}
+"""Fingerprints of the defaults with `ALL`, written down when nothing was rehearsed and shares were of all layers."""
+
+
+def test_campaigns_from_before_rehearsals_stay_valid() -> None:
+    found = short(defaults("rounds.max=1", *ALL))
+    assert {name: found[name] for name in BEFORE_REHEARSALS} == BEFORE_REHEARSALS
+
+
+@pytest.mark.parametrize("skill", ["spatial", "grounding", "ocr"])
+def test_a_skills_own_share_changes_its_filter_stage_alone(skill: str) -> None:
+    before = fingerprints(defaults("rounds.max=1", *ALL))
+    after = fingerprints(defaults("rounds.max=1", *ALL, f"skills.{skill}.drop_lowest_min_logprob_share=0"))
+    assert {name for name in after if after[name] != before[name]} == {f"filter-{skill}"}
+
+
+REHEARSED = ("rounds.max=1", "specialists=[ocr]", "skills.rehearsal=0.1")
+
+
+def test_a_rehearsal_is_the_final_sfts_alone() -> None:
+    before = defaults("rounds.max=1", "specialists=[ocr]")
+    found = defaults(*REHEARSED)
+    then, now = fingerprints(before), fingerprints(found)
+    assert {name for name in now if now[name] != then[name]} == {"sft-final"}
+    final = named(found, "sft-final")
+    assert final.inputs == ("pretrain-final", "recaption-ocr", "filter-ocr"), "their digests enter its name"
+    assert final.corpora == ("sft", "pretrain")
+    assert named(before, "sft-final").inputs == ("pretrain-final",)
+    assert named(before, "sft-final").corpora == ("sft",)
+    retried = defaults(*REHEARSED, "layers.ocr=ocr-retry-1")
+    assert "recaption-ocr-retry-1" in named(retried, "sft-final").inputs
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["skills.turns=apart", "skills.asks_statements=true", "skills.ocr.questions=[what?]", "skills.max_length=99"],
+)
+def test_what_decides_the_turns_decides_the_rehearsal(override: str) -> None:
+    then, now = fingerprints(defaults(*REHEARSED)), fingerprints(defaults(*REHEARSED, override))
+    assert {"pretrain-final", "sft-final"} <= {name for name in now if now[name] != then[name]}
+    assert now["sft-1"] == then["sft-1"]
+
+
+def test_a_rehearsal_has_room_for_the_turns() -> None:
+    found = defaults(*REHEARSED, "train.sft.max_length=100", "skills.max_length=150")
+    lengths = {name: plans.settings_of(named(found, name), found).max_length for name in ("sft-1", "sft-final")}
+    assert lengths == {"sft-1": 100, "sft-final": 150}
+    shorter = defaults(*REHEARSED, "train.sft.max_length=200", "skills.max_length=150")
+    assert plans.settings_of(named(shorter, "sft-final"), shorter).max_length == 200
+    none = defaults("rounds.max=1", "specialists=[ocr]", "train.sft.max_length=100", "skills.max_length=150")
+    assert plans.settings_of(named(none, "sft-final"), none).max_length == 100
+
+
+def test_screened_samples_are_not_rehearsed() -> None:
+    assert "screen" in named(defaults(*REHEARSED, *ON), "sft-final").inputs
+    assert "screen" not in named(defaults(*REHEARSED, *ON), "sft-1").inputs
+
+
 def test_finished_conversations_need_no_build() -> None:
     found = defaults("specialists=[ocr]", "skills.ocr.data=/chat")
     assert "build-ocr" not in {stage.name for stage in plans.stages(found)}
@@ -394,6 +452,13 @@ def test_annotations_of_other_images_tell_nothing_of_the_corpus() -> None:
             r"skills.ocr.questions.*another list",
         ),
         (["specialists=[ocr]", "skills.ocr.questions=['']"], r"skills.ocr.questions"),
+        (["skills.rehearsal=1.1"], r"skills.rehearsal = 1.1.*between 0 and 1"),
+        (["skills.rehearsal=-0.1"], r"skills.rehearsal = -0.1.*between 0 and 1"),
+        (["skills.ocr.drop_lowest_min_logprob_share=2"], r"drop_lowest_min_logprob_share = 2.*between 0 and 1"),
+        (
+            [*REHEARSED, "corpus.pretrain=/p", "corpus.sources.pretrain.stages=[align,pretrain,sft]"],
+            r"skills.rehearsal = 0.1.*corpus.sources.pretrain.stages",
+        ),
     ],
 )
 def test_specialists_that_cannot_be_are_refused(overrides: list[str], sentence: str) -> None:
@@ -402,5 +467,5 @@ def test_specialists_that_cannot_be_are_refused(overrides: list[str], sentence: 
 
 
 def test_skills_come_back_from_yaml() -> None:
-    found = defaults(*ALL, "skills.ocr.questions=[what?]", "skills.turns=apart")
+    found = defaults(*ALL, "skills.ocr.questions=[what?]", "skills.turns=apart", "skills.rehearsal=0.25")
     assert from_yaml(to_yaml(found)) == found

@@ -128,6 +128,19 @@ def test_boxes_are_judged_by_their_form_where_nothing_is_known(tmp_path: Path) -
     assert any("skills.grounding.annotations says nothing of corpus.pretrain" in note for note in notes)
 
 
+@pytest.mark.parametrize(("share", "num_flagged"), [("null", 10), ("0", 0), ("0.2", 4)])
+def test_a_skill_may_have_a_share_of_its_own(tmp_path: Path, share: str, num_flagged: int) -> None:
+    def texts(shard: str, row: int, variant: int) -> dict[str, Any]:
+        return {"text": "a cat [10,20,300,400] sits.", "min_logprob": -float(row)}
+
+    others = ("skills.grounding.annotations=/boxes", "skills.grounding.images=/other/pictures", "drift.stop=false")
+    own = f"skills.grounding.drop_lowest_min_logprob_share={share}"
+    _, verdicts, _ = judged(tmp_path, "grounding", texts, *others, "filters.drop_lowest_min_logprob_share=0.5", own)
+    found = verdicts.flags(SOURCE, "00000")
+    assert set(found) == {(row, 0) for row in range(20 - num_flagged, 20)}
+    assert {flag for flags in found.values() for flag in flags} <= {"low_min_logprob"}
+
+
 def test_a_check_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExpertChoice, "open", lambda _: pytest.fail("opened"))
     config = begin(tmp_path, "specialists=[ocr]")

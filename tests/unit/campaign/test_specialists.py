@@ -14,7 +14,7 @@ import pytest
 from tests.unit.campaign.folders import begin
 from tests.unit.campaign.test_runner import indexed_campaign
 from vila2_ray.campaign import plan as plans
-from vila2_ray.campaign import runner
+from vila2_ray.campaign import runner, stages
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.garbage import find_garbage
 from vila2_ray.campaign.inputs import observe
@@ -25,9 +25,11 @@ from vila2_ray.campaign.specialists import final_is_needed, kept_skills
 from vila2_ray.campaign.stages import WORK, Done
 from vila2_ray.campaign.view import Run
 from vila2_ray.config import Config
-from vila2_ray.errors import CorpusError, StageFailed
+from vila2_ray.errors import CorpusError, FingerprintError, StageFailed
 from vila2_ray.recipe import load_config
 from vila2_ray.storage import Store
+from vila2_ray.train import trainer
+from vila2_ray.train.job import TrainingJob
 
 SPECIALISTS = ("build-ocr", "sft-ocr", "evaluate-ocr", "recaption-ocr", "filter-ocr")
 FINAL = ("pretrain-final", "sft-final", "evaluate-final")
@@ -164,6 +166,53 @@ def test_a_specialist_that_is_no_better_captions_nothing(folder: Path, monkeypat
     monkeypatch.setattr(runner, "WORK", WORK)
     with pytest.raises(StageFailed, match="no specialist beats the generalist"):
         run(config(folder, *OCR), only="pretrain-final")
+
+
+REHEARSED = (*OCR, "skills.rehearsal=0.25", "skills.turns=apart")
+
+
+def test_the_final_sft_rehearses_what_specialists_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Rehearsal(monkeypatch)
+    settings = config(folder, *REHEARSED)
+    run(settings)
+    campaign = Campaign(settings.campaign)
+    markers = campaign.markers()
+    assert set(markers["sft-final"].inputs) == {
+        *("pretrain-final", "recaption-ocr", "filter-ocr"),
+        *("corpus:sft", "corpus:pretrain"),
+    }
+    assert run(settings).ran == []
+    jobs: list[TrainingJob] = []
+
+    def train(job: TrainingJob, progress: Any) -> None:
+        jobs.append(job)
+        raise Stopped
+
+    monkeypatch.setattr(trainer, "run_training", train)
+    monkeypatch.setattr(stages, "connect_ray", lambda: None)
+    for name in ("sft-final", "sft-2"):
+        stage = next(stage for stage in plans.stages(settings) if stage.name == name)
+        with pytest.raises(Stopped):
+            WORK["sft"](observe(campaign), stage, "f" * 64)
+    final, of_round = (job.sources for job in jobs)
+    own, again = final
+    assert (own.corpus.source, own.kind, own.apart) == ("sft", "chat", True)
+    assert (again.corpus.source, again.kind, again.alt_text, again.layers) == ("pretrain", "pairs", False, [])
+    assert again.share.weight == 0.25
+    assert [skill for skill, _, _ in again.specialists] == ["ocr"]
+    assert [(source.corpus.source, source.apart) for source in of_round] == [("sft", False)]
+
+
+def test_a_rehearsal_that_is_added_later_redoes_the_final_sft_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Rehearsal(monkeypatch)
+    run(config(folder, *OCR, "skills.turns=apart"))
+    work.ran.clear()
+    with pytest.raises(FingerprintError, match=r"skills.rehearsal was None, is 0.25(?s:.*)--from sft-final"):
+        run(config(folder, *REHEARSED))
+    run(config(folder, *REHEARSED), from_="sft-final")
+    assert work.ran == ["sft-final", "evaluate-final", "report", "export"]
 
 
 def test_a_final_model_that_loses_too_much_is_not_promoted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from vila2_ray.corpus.images import decode_image, image_format, image_size
 from vila2_ray.errors import Reason, SampleError
@@ -134,6 +134,20 @@ def test_orientation_is_applied_once(orientation: int, format: str) -> None:
     assert image_size(data, MAX) == turned.shape[1::-1]
     assert turned.shape == expected.shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
     assert np.abs(turned - expected).max() < 3
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_the_size_of_a_png_is_known_without_its_pixels(is_behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, data = (encode(Image.new("RGB", (4, 2)), "PNG", **more) for more in ({}, {"exif": exif}))
+    if is_behind:  # as some programs write it
+        start = data.index(b"eXIf") - 4
+        chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+        data = data.replace(chunk, b"").replace(data[-12:], chunk + data[-12:])
+    assert decode_image(data, MAX).size == (2, 4)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: 1 / 0)
+    assert (image_size(plain, MAX), image_size(data, MAX)) == ((4, 2), (2, 4))
 
 
 def test_orientation_with_transparency_or_broken() -> None:

@@ -49,6 +49,14 @@ def serve(
     asyncio.run(run())
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must happen; far longer than it takes, for busy machines."""
+    patience = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < patience
+        await asyncio.sleep(0.001)
+
+
 def agree(pieces: list[Piece], wanted: Generation) -> None:
     last = pieces[-1]
     assert whole(pieces) == wanted.text
@@ -149,6 +157,26 @@ def test_who_goes_away_leaves_the_batch(vila_folder: Path, make_requests: MakeRe
     serve(vila_folder, scenario, capacity=1)
 
 
+def test_who_goes_away_while_waiting_is_forgotten_at_once(
+    vila_folder: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [live(request) for request in make_requests(5)]
+
+    async def scenario(engine: LiveBatching) -> None:
+        monkeypatch.setattr(Continuous, "step", lambda self, told: time.sleep(0.001))  # the first never gets on
+        tasks = [asyncio.create_task(ask(engine, request)) for request in requests]
+        await until(lambda: len(engine._work._waiting) == 4)
+        for task in tasks:
+            if task is not tasks[0]:
+                task.cancel()
+        await until(lambda: not engine._work._waiting)
+        assert not tasks[0].done()
+        monkeypatch.undo()
+        assert whole(await tasks[0])
+
+    serve(vila_folder, scenario, capacity=1)
+
+
 def test_a_bad_request_fails_alone(vila_folder: Path, make_requests: MakeRequests) -> None:
     good = make_requests(4)
     closed = Image.new("RGB", (8, 8))
@@ -198,8 +226,9 @@ def test_death_and_closing_reach_everyone(
     requests = [live(request) for request in make_requests(3, max_tokens=100, min_tokens=100)]
 
     async def scenario(engine: LiveBatching) -> None:
+        monkeypatch.setattr(Continuous, "step", lambda self, told: time.sleep(0.001))
         tasks = [asyncio.create_task(ask(engine, request)) for request in requests[:2]]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(engine._work._running) == len(engine._work._waiting) == 1)
         monkeypatch.setattr(Continuous, "step", lambda self, told: 1 / 0)
         for task in tasks:
             with pytest.raises(EngineDied, match="ZeroDivisionError"):
@@ -213,8 +242,9 @@ def test_death_and_closing_reach_everyone(
     serve(vila_folder, scenario, capacity=1)
 
     async def closing(engine: LiveBatching) -> None:
+        monkeypatch.setattr(Continuous, "step", lambda self, told: time.sleep(0.001))
         tasks = [asyncio.create_task(ask(engine, request)) for request in requests]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(engine._work._running) == 1)
         await engine.close()
         for task in tasks:
             with pytest.raises(EngineDied, match="closed"):

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,35 @@ def descendants() -> set[int]:
     return found
 
 
-def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def runs(process: int) -> bool:
+    """Whether a process is there, and not as a zombie, as some containers keep them."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder whose name is short: a socket's path must be."""
+    with tempfile.TemporaryDirectory(prefix="v2r-", dir="/tmp") as made:
+        yield Path(made)
+
+
+def test_sockets_find_room_wherever_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vila2_ray.engines.live_vllm import _socket_folder
+
+    far = tmp_path / ("far" * 30)
+    far.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    made = Path(_socket_folder())
+    assert len(str(made / str(uuid.uuid4()))) <= 107
+    assert not list(far.iterdir())
+    made.rmdir()
+
+
+def test_serving(make_requests: MakeRequests, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine for all of it: starting one takes seconds."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     kinds = (
         make_requests(16, prompts=("describe the image in detail.",), max_tokens=48),
         make_requests(8, prompts=("what is there on the left",), max_tokens=8, min_tokens=8),
@@ -72,7 +100,7 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
             await engine.close()
             await engine.close()
         assert not descendants() - before
-        assert not list(tmp_path.iterdir()), "no sockets are left"
+        assert not list(temporary.iterdir()), "no sockets are left"
 
     async def in_company(engine: LiveEngine) -> None:
         when = random.Random(5)
@@ -94,7 +122,7 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
             assert last.num_prompt_tokens > 4
         again = await asyncio.gather(*(ask(engine, dataclasses.replace(r, key=f"a{r.key}")) for r in requests[24:]))
         assert [whole(pieces) for pieces in again] == [whole(pieces) for pieces in answers[24:]]
-        assert max(map(len, answers)) > 5, "they stream"
+        assert max(map(len, answers)) > 2, "they stream; of what comes while nobody looks, vLLM makes one piece"
 
     async def bad_ones(engine: LiveEngine) -> None:
         long = dataclasses.replace(requests[0], key="long", turns=(Turn("user", "what is it " * 90),))
@@ -125,11 +153,12 @@ def test_serving(make_requests: MakeRequests, tmp_path: Path, monkeypatch: pytes
 
     async def the_engine_dies(engine: LiveEngine, process: int) -> None:
         sampling = dataclasses.replace(requests[0].sampling, max_tokens=100, min_tokens=100)
+        os.kill(process, signal.SIGSTOP)  # so that it cannot have answered before it dies
         running = asyncio.create_task(ask(engine, dataclasses.replace(requests[0], key="last", sampling=sampling)))
         await asyncio.sleep(0.01)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(running, 60)
+            await asyncio.wait_for(running, 120)
         with pytest.raises(EngineDied):
             await engine.check()
         with pytest.raises(EngineDied):
@@ -169,11 +198,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_process_behind(tmp_path: Path, temporary: Path) -> None:
     script, before = tmp_path / "opening.py", descendants()
     script.write_text(OPENING, "utf-8")
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, str(script), str(BASE)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -184,8 +211,8 @@ def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
     server.kill()
     server.wait()
     server.stdout.close()
-    patience = time.monotonic() + 60
-    while any(Path(f"/proc/{process}").exists() for process in started):
+    patience = time.monotonic() + 120
+    while any(map(runs, started)):
         assert time.monotonic() < patience
         time.sleep(0.05)
     assert not list(temporary.glob("vila2-*"))

@@ -43,6 +43,7 @@ def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     assert not gone(child)
+    assert os.getpgid(child) == child  # Ctrl-C is for the parent alone
     parent.kill()
     parent.wait()
     patience = time.monotonic() + 60

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.train import small
-from vila2_ray.captions.fuse import Turn
+from vila2_ray.captions.fuse import IMAGE_PLACE, Turn
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
@@ -19,7 +19,7 @@ from vila2_ray.errors import Reason, SampleError
 from vila2_ray.recipe import load_config
 from vila2_ray.schema import CAPTION, VERDICT
 from vila2_ray.storage import Store
-from vila2_ray.train.interleaved import SampleItems, conversation_items
+from vila2_ray.train.interleaved import SampleItems, conversation_items, exchanges
 from vila2_ray.train.items import StageItems
 
 
@@ -142,7 +142,7 @@ def test_a_job_is_other_work_once_specialists_teach_it(tmp_path: Path) -> None:
     with_ocr = job.plan_key()
     assert with_ocr != before
     assert job.sources[0].specialists == job.specialists
-    job.config = load_config("tiny", ["train.pretrain.batch_size=4", "train.autocast=float32", "skills.turns=apart"])
+    job.config = load_config("tiny", ["train.pretrain.batch_size=4", "train.autocast=float32", "skills.turns=joined"])
     assert job.plan_key() not in (before, with_ocr)
 
 
@@ -161,6 +161,21 @@ def test_conversations_lose_their_image_mark_and_keep_their_turns() -> None:
     assert made.items == [
         (Turn("user", "what?"), Turn("assistant", "a cat"), Turn("user", "where?"), Turn("assistant", "left"))
     ]
+
+
+def test_a_conversation_taken_apart_is_its_exchanges() -> None:
+    made = exchanges(conversation_items(sample(talk("<image>\nwhat?", "a cat", "where?", "left", "and?"))))
+    assert (made.row, made.images) == (3, (0,)), "each of them shows the image"
+    assert made.items == [
+        (Turn("user", "what?"), Turn("assistant", "a cat")),
+        (Turn("user", "where?"), Turn("assistant", "left")),
+    ]
+    assert exchanges(SampleItems(3, [])).items == []
+
+
+def test_a_conversation_about_several_images_stays_whole() -> None:
+    turns = (Turn("user", f"{IMAGE_PLACE}?"), Turn("assistant", "a"), Turn("user", "and?"), Turn("assistant", "b"))
+    assert exchanges(SampleItems(0, [turns], (0, 1))) == SampleItems(0, [turns], (0, 1))
 
 
 def test_conversations_without_image_are_text_and_with_a_missing_one_left_out() -> None:
