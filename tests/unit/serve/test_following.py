@@ -200,7 +200,7 @@ class Cluster:
 EVENTS = st.sampled_from(["load", "check", "end", "break", "forget", "vanish", "wish 0", "wish 1", "wish 2", "none"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.booleans(), st.frozensets(st.sampled_from([v.key for v in VERSIONS[1:]])), st.lists(EVENTS, max_size=40))
 def test_lives(room: bool, bad: frozenset[str], events: list[str]) -> None:
     cluster, wish = Cluster(room, bad), Wish("promoted", TARGETS[0])
