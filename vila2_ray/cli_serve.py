@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vila2_ray.campaign.serving import (
@@ -31,6 +31,9 @@ from vila2_ray.serve.safety import check_exposure
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from vila2_ray.serve.follower import Fleet
+    from vila2_ray.serve.routing import Line
 
 APPLICATION = "vila2"
 KEEP_ALIVE_SECONDS = 75
@@ -140,16 +143,20 @@ async def _serve_with_ray(made: Setup, keys: Keys | None, listening: socket.sock
     await _serve(made, keys, listening, ServeFleet(made, prefix), lambda key: ServeLine(prefix + key))
 
 
-async def _serve(made: Setup, keys: Keys | None, listening: socket.socket, fleet: object, open_line: object) -> None:
+async def _serve(
+    made: Setup, keys: Keys | None, listening: socket.socket, fleet: Fleet, open_line: Callable[[str], Line]
+) -> None:
     import uvicorn
 
     from vila2_ray.serve.app import create_app
     from vila2_ray.serve.follower import Follower
+    from vila2_ray.serve.logs import show_logs
     from vila2_ray.serve.routing import RoutingCaptioner
 
     settings = made.settings
-    follower = Follower(settings.models, made.look, fleet, made.bounds, settings.poll_seconds)  # type: ignore[arg-type]
-    captioner = RoutingCaptioner(follower, open_line, settings.models)  # type: ignore[arg-type]
+    show_logs(settings.access_log)
+    follower = Follower(settings.models, made.look, fleet, made.bounds, settings.poll_seconds)
+    captioner = RoutingCaptioner(follower, open_line, settings.models)
     app = create_app(captioner, settings, made.prompts(), keys)
     drain = max(1, int(settings.drain_seconds))
     options = uvicorn.Config(

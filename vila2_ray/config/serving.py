@@ -27,6 +27,8 @@ class ServeConfig:
     """File of hashed API keys, as `vila2 serve-key` writes it. Empty: no keys, on loopback only."""
     docs: bool = operational(True)
     """Whether the page at / and the interactive API documentation are served."""
+    access_log: bool = operational(True)
+    """A line on standard error for each request, without prompts and keys."""
     max_body_mb: float = operational(32.0)
     """Of one request, in 2**20 bytes."""
     max_images: int = operational(16)

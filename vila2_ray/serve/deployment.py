@@ -25,6 +25,7 @@ from vila2_ray.serve.fleet import ServeFleet
 from vila2_ray.serve.follower import Follower
 from vila2_ray.serve.keys import Keys
 from vila2_ray.serve.line import ServeLine
+from vila2_ray.serve.logs import show_logs
 from vila2_ray.serve.routing import RoutingCaptioner, Table
 from vila2_ray.serve.safety import check_exposure
 
@@ -97,6 +98,7 @@ class Door:
             _FollowerHandle(self._follower), lambda key: ServeLine(prefix + key), settings.models
         )
         keys = Keys.read(settings.keys) if settings.keys else None
+        show_logs(settings.access_log)
         return create_app(captioner, settings, self._setup.prompts(), keys, names_answers=False)
 
 

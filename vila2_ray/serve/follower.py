@@ -28,7 +28,7 @@ QUICK_SECONDS = 0.25
 LONG_POLL_SECONDS = 20.0
 _MAY_PASS = (OSError, MemoryError, asyncio.TimeoutError, EngineDied, NotReady, Overloaded)
 """What trying again may cure; whatever else a load or a smoke caption raises is the checkpoint's fault."""
-logger = logging.getLogger("vila2.serve")
+_LOG = logging.getLogger("vila2_ray.serve")
 
 
 class Fleet(Protocol):
@@ -85,7 +85,7 @@ class Follower:
             try:
                 changes = await self.step()
             except Exception as error:
-                logger.warning("the cluster or the campaign does not answer (%s); trying again", in_one_line(error))
+                _LOG.warning("the cluster or the campaign does not answer (%s); trying again", in_one_line(error))
             self._poked.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 wait = min(QUICK_SECONDS, self._poll_seconds) if changes else self._poll_seconds
@@ -141,7 +141,7 @@ class Follower:
             self._wishes = await asyncio.to_thread(self._look)
             self._looked_at = time.monotonic()
         except (OSError, ValueError) as error:
-            logger.warning("the campaign cannot be read (%s); what is served stays", in_one_line(error))
+            _LOG.warning("the campaign cannot be read (%s); what is served stays", in_one_line(error))
         for wish in self._wishes:
             if wish.target is not None:
                 version = Version(wish.name, wish.target)
@@ -160,7 +160,7 @@ class Follower:
     async def _do(self, wish: Wish, action: Action) -> None:
         memory, now = self._memories[wish.name], time.time()
         if isinstance(action, Start):
-            logger.info("%s: %s is being loaded", wish.name, action.version.target.label)
+            _LOG.info("%s: %s is being loaded", wish.name, action.version.target.label)
             await self.fleet.start(action.version)
         elif isinstance(action, Check):
             self._memories[wish.name] = memory.asked(action.version.key)
@@ -175,15 +175,15 @@ class Follower:
     def _route(self, name: str, version: Version | None, now: float) -> None:
         self._memories[name] = self._memories[name].routed_to(version, now)
         if version is None:
-            logger.warning("%s: drained reload, for there is no room for two; nothing answers meanwhile", name)
+            _LOG.warning("%s: drained reload, for there is no room for two; nothing answers meanwhile", name)
             return
         target = version.target
         engine = self._engines.get(version.key, "")
         self._served[version.key] = Served(name, target.model, target.digest, target.skill, engine, now)
-        logger.info("%s: %s is served", name, target.label)
+        _LOG.info("%s: %s is served", name, target.label)
 
     def _give_up(self, wish: Wish, key: str, why: str, is_final: bool) -> None:
-        logger.error("%s: %s is not put to service: %s", wish.name, key, why)
+        _LOG.error("%s: %s is not put to service: %s", wish.name, key, why)
         memory = self._memories[wish.name]
         self._memories[wish.name] = memory.failed(key, why, is_final, wish.said_at, time.time())
 

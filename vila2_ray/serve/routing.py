@@ -20,7 +20,7 @@ from vila2_ray.errors import EngineDied, NotReady, UnknownModel
 from vila2_ray.serve.captioner import Question, Said, Served, Standing
 
 RETRY_SECONDS = 1.0
-logger = logging.getLogger("vila2.serve")
+_LOG = logging.getLogger("vila2_ray.serve")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RoutingCaptioner:
             except EngineDied:
                 if said_something or is_last_try:
                     raise
-                logger.warning("question %s: what answered was lost; asked once more", question.key)
+                _LOG.warning("question %s: what answered was lost; asked once more", question.key)
                 is_last_try = True
 
     async def close(self) -> None:
@@ -121,7 +121,7 @@ class RoutingCaptioner:
                 if table.mark != self._table.mark:
                     await self.take(table)
             except Exception as error:  # the follower restarts, or its node is gone
-                logger.warning("no word from the follower (%s); the last routes hold", type(error).__name__)
+                _LOG.warning("no word from the follower (%s); the last routes hold", type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def take(self, table: Table) -> None:
