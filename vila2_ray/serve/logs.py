@@ -8,7 +8,7 @@ SERVE, ACCESS = "vila2_ray.serve", "vila2_ray.serve.access"
 
 
 def show_logs(with_requests: bool) -> None:
-    """To be called before the app is made, which hides keys in what is told. A second call changes the requests alone."""
+    """To be called before the app is made, which hides keys in what is told. Again: changes the requests alone."""
     logger = logging.getLogger(SERVE)
     if not logger.handlers:
         handler = logging.StreamHandler()
