@@ -30,6 +30,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv(name, value)
         import ray
         from ray import serve
+        from ray.serve.context import _set_global_client
 
         ray.init(
             address="local",
@@ -44,6 +45,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         yield
         ray.shutdown()
+        _set_global_client(None)  # else the next module's Serve is looked for on this cluster
 
 
 @asynccontextmanager
