@@ -221,7 +221,7 @@ async def _tell(captioner: Captioner) -> None:
 
 def _line(standing: Standing) -> str:
     served = standing.served
-    what = f"{served.model}@{served.digest[:12]} ({served.engine})" if served else ""
+    what = f"{served.label} ({served.engine})" if served else ""
     return "  ".join(part for part in (standing.name, standing.state, what, standing.detail) if part)
 
 

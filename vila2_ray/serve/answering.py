@@ -16,12 +16,13 @@ from starlette.types import Receive
 from vila2_ray.errors import EngineDied
 from vila2_ray.serve.asking import Addressee
 from vila2_ray.serve.captioner import Captioner, Question, Served
+from vila2_ray.serve.logs import SERVE
 from vila2_ray.serve.metrics import Metrics
 from vila2_ray.serve.problems import Problem, problem_of
 from vila2_ray.serve.stops import Cut
 
 T = TypeVar("T")
-_LOG = logging.getLogger("vila2_ray.serve")
+_LOG = logging.getLogger(SERVE)
 _AHEAD = 256
 """Events that wait for a client that reads slowly, before its answers are held back."""
 

@@ -29,6 +29,11 @@ class Served:
     since: float = 0.0
     """Unix time from when it has been served."""
 
+    @property
+    def label(self) -> str:
+        """Model and weights in one word: `vlm-1@0123456789ab`."""
+        return f"{self.model}@{self.digest[:12]}"
+
 
 @dataclass(frozen=True)
 class Standing:

@@ -31,11 +31,6 @@ def id_of(request: Request) -> str:
     return request_id(request.scope) or uuid.uuid4().hex
 
 
-def fingerprint(by: Served) -> str:
-    """Which checkpoint wrote an answer, in one word."""
-    return f"{by.model}@{by.digest[:12]}"
-
-
 def checkpoint_header(by: Served) -> dict[str, str]:
-    """The same, for an answer's headers."""
-    return {CHECKPOINT_HEADER: fingerprint(by)}
+    """Which checkpoint wrote an answer, for its headers."""
+    return {CHECKPOINT_HEADER: by.label}

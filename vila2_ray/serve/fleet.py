@@ -12,8 +12,9 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.schema import ApplicationStatus
 
+from vila2_ray.serve.cluster import QUIET
 from vila2_ray.serve.configuring import Setup
-from vila2_ray.serve.line import DEPLOYMENT, ServeLine, in_our_words
+from vila2_ray.serve.line import DEPLOYMENT, ServeLine, in_our_words, result
 from vila2_ray.serve.replica import Replica
 from vila2_ray.serve.states import Phase, Run, Version
 
@@ -58,7 +59,7 @@ class ServeFleet:
 
     async def version(self, key: str) -> Version | None:
         try:
-            return await asyncio.wait_for(_awaited(self._line(key).handle.version.remote()), ASK_SECONDS)
+            return await asyncio.wait_for(result(self._line(key).handle.version.remote()), ASK_SECONDS)
         except Exception:  # it is asked again at the next step
             return None
 
@@ -70,7 +71,7 @@ class ServeFleet:
     async def smoke(self, key: str) -> str:
         try:
             with in_our_words():
-                return await _awaited(self._line(key).handle.smoke.remote())
+                return await result(self._line(key).handle.smoke.remote())
         except RayTaskError as error:  # what the replica raised, without Ray's wrapping
             raise error.cause from error
 
@@ -129,7 +130,7 @@ def _deployment(setup: Setup, version: Version) -> Any:
         health_check_period_s=5.0,
         health_check_timeout_s=30.0,
         max_constructor_retry_count=2,
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        logging_config=QUIET,
     )
     return deployment.bind(setup.worker(version))
 
@@ -137,10 +138,6 @@ def _deployment(setup: Setup, version: Version) -> Any:
 def _deploy(application: Any, name: str) -> None:
     target = serve.RunTarget(application, name=name, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-
-async def _awaited(response: Any) -> Any:
-    return await response
 
 
 def _last_line(message: str) -> str:

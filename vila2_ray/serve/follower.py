@@ -18,6 +18,7 @@ from typing import Protocol
 from vila2_ray.errors import EngineDied, NotReady, Overloaded, in_one_line, own_cause
 from vila2_ray.serve.captioner import Served
 from vila2_ray.serve.following import Action, Bounds, Check, GiveUp, Route, Start, Stop, decide
+from vila2_ray.serve.logs import SERVE
 from vila2_ray.serve.routing import Route as RouteTo
 from vila2_ray.serve.routing import Table
 from vila2_ray.serve.states import Memory, Run, Version, name_of, standing
@@ -28,7 +29,7 @@ QUICK_SECONDS = 0.25
 LONG_POLL_SECONDS = 20.0
 _MAY_PASS = (OSError, MemoryError, asyncio.TimeoutError, EngineDied, NotReady, Overloaded)
 """What trying again may cure; whatever else a load or a smoke caption raises is the checkpoint's fault."""
-_LOG = logging.getLogger("vila2_ray.serve")
+_LOG = logging.getLogger(SERVE)
 
 
 class Fleet(Protocol):

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 
 from vila2_ray.serve.keys import PREFIX
+from vila2_ray.serve.logs import ACCESS, SERVE
 
 _SECRETS = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{8,}}|(?i:(?<=bearer )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{{8,}}")
-_LOGGERS = ("", "vila2_ray.serve", "vila2_ray.serve.access", "uvicorn", "uvicorn.access", "uvicorn.error", "ray.serve")
+_LOGGERS = ("", SERVE, ACCESS, "uvicorn", "uvicorn.access", "uvicorn.error", "ray.serve")
 _HIDDEN = "‹key›"
 
 

@@ -23,10 +23,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from vila2_ray.errors import ConfigError
+from vila2_ray.serve.logs import SERVE
 
 PREFIX = "vila2-"
 """What keys begin with, so that they are known wherever they turn up."""
-_LOG = logging.getLogger("vila2_ray.serve")
+_LOG = logging.getLogger(SERVE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 

@@ -30,7 +30,7 @@ class ServeLine:
 
     async def warm(self) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(_result(self.handle.version.remote()), WARM_SECONDS)
+            await asyncio.wait_for(result(self.handle.version.remote()), WARM_SECONDS)
 
     async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
         self._num_running += 1
@@ -67,7 +67,8 @@ _BACKGROUND: set[asyncio.Task[None]] = set()
 """Tasks that nobody awaits are kept from being collected."""
 
 
-async def _result(response: Any) -> Any:
+async def result(response: Any) -> Any:
+    """Serve's responses can be awaited and are no coroutines, which tasks and time-outs want."""
     return await response
 
 

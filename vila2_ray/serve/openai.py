@@ -27,7 +27,7 @@ from vila2_ray.serve.captionforms import parsed
 from vila2_ray.serve.captions import GRACE_SECONDS
 from vila2_ray.serve.chatforms import ChatRequest, Conversation
 from vila2_ray.serve.describing import CHAT, MODEL, MODELS
-from vila2_ray.serve.endpoint import Endpoint, checkpoint_header, fingerprint, id_of
+from vila2_ray.serve.endpoint import Endpoint, checkpoint_header, id_of
 from vila2_ray.serve.pictures import at_url
 from vila2_ray.serve.problems import openai_error
 from vila2_ray.serve.sse import EventStream, encode
@@ -131,7 +131,7 @@ def _head(name: str, kind: str, by: Served) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": by.name,
-        "system_fingerprint": fingerprint(by),
+        "system_fingerprint": by.label,
     }
 
 

@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from vila2_ray.errors import EngineDied, NotReady, Overloaded, Reason, SampleError, UnknownModel, Vila2Error
+from vila2_ray.serve.logs import SERVE
 
 MEDIA_TYPE = "application/problem+json"
-_LOG = logging.getLogger("vila2_ray.serve")
+_LOG = logging.getLogger(SERVE)
 _OPENAI_ROUTES = ("/v1/chat/", "/v1/models")
 _RETRY_SECONDS = 5
 """After which to ask again while a checkpoint loads or an engine is replaced."""

@@ -23,11 +23,12 @@ from vila2_ray.serve.bodies import Bodies
 from vila2_ray.serve.gate import ALWAYS_OPEN, Gate
 from vila2_ray.serve.hiding import hide_keys
 from vila2_ray.serve.keys import Keys
+from vila2_ray.serve.logs import ACCESS, SERVE
 from vila2_ray.serve.metrics import Metrics
 from vila2_ray.serve.problems import answer, request_id
 
-_LOG = logging.getLogger("vila2_ray.serve")
-_ACCESS = logging.getLogger("vila2_ray.serve.access")
+_LOG = logging.getLogger(SERVE)
+_ACCESS = logging.getLogger(ACCESS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CLIENT_LEFT = 499
 """The status, in log and figures alone, of a request that ended before its answer began."""

@@ -18,9 +18,10 @@ from typing import Protocol
 from vila2_ray.engines.live import Piece
 from vila2_ray.errors import EngineDied, NotReady, UnknownModel
 from vila2_ray.serve.captioner import Question, Said, Served, Standing
+from vila2_ray.serve.logs import SERVE
 
 RETRY_SECONDS = 1.0
-_LOG = logging.getLogger("vila2_ray.serve")
+_LOG = logging.getLogger(SERVE)
 
 
 @dataclass(frozen=True)
