@@ -38,6 +38,29 @@ class NullProgress:
     def note(self, text: str) -> None: ...
 
 
+class Several:
+    """Hands everything to each of its receivers, in order; what one raises is the caller's."""
+
+    def __init__(self, *receivers: Progress) -> None:
+        self._receivers = receivers
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        for receiver in self._receivers:
+            receiver.start(stage, total, unit)
+
+    def update(self, done: int, **figures: float | str) -> None:
+        for receiver in self._receivers:
+            receiver.update(done, **figures)
+
+    def finish(self) -> None:
+        for receiver in self._receivers:
+            receiver.finish()
+
+    def note(self, text: str) -> None:
+        for receiver in self._receivers:
+            receiver.note(text)
+
+
 class LineProgress:
     """One line at most every `every_seconds`: stage, done/total, rate and time left."""
 
