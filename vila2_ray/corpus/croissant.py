@@ -1,7 +1,7 @@
 """croissant.json: what an export is, in MLCommons' Croissant 1.0, so that tools find, check and read it.
 
-Every file stands there with its size and SHA-256. Records have the fields of the format: columns of Parquet files, or
-what is joined by key out of tars. What the export knows of collection, filters and limits is told in the vocabulary of
+Every file stands there with its size and SHA-256. Records are rows of Parquet files, or members of
+tars that go together by key. What the export knows of collection, filters and limits is told in the vocabulary of
 responsible AI (RAI 1.0). See https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
 """
 
@@ -46,6 +46,7 @@ _CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -72,6 +73,7 @@ _ABOUT = {
     "alt_text": "What the source says beside the image.",
     "image_sha256": "SHA-256 of the image file, hexadecimal.",
     "captions": "Every kept caption, with what wrote it.",
+    "json": "alt_text, image_sha256, every kept caption with what wrote it, and the columns of the source.",
     "sample_id": "Shard and key.",
     "shard": "Name of the source's shard.",
     "text": "A caption, written by a model.",
@@ -88,11 +90,10 @@ _CAPTION = {
 
 def render_croissant(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]], card: Mapping[str, Any]) -> str:
     """The metadata as JSON-LD; the same for the same export. `figures` and `card` are those of the data card, `files`
-    what was written: `name`, `bytes`, `sha256`, `columns` (name → Arrow type), in order of shards.
+    what was written: `name`, `bytes`, `sha256`, `samples`, `columns` (name → Arrow type), in order of shards.
     """
     about = card.get("about") or {}
     title = about.get("title") or card.get("title") or "Recaptioned image–text data"
-    records = _tar_records if figures["format"] == "webdataset" else _table_records
     stated = [licence for licence in figures["licenses"] if licence != "not stated"]
     told: dict[str, Any] = {
         "@context": _CONTEXT,
@@ -111,7 +112,7 @@ def render_croissant(figures: Mapping[str, Any], files: Sequence[Mapping[str, An
         "keywords": ["image-text pairs", "synthetic captions"],
         **_responsible(figures, card),
         "distribution": [_file(one) for one in files] + _file_sets(figures["format"], files),
-        "recordSet": [records(figures, files)],
+        "recordSet": _tar_records() if figures["format"] == "webdataset" else [_table_records(figures, files)],
     }
     return json.dumps({k: v for k, v in told.items() if v not in (None, [], "")}, indent=1, ensure_ascii=False) + "\n"
 
@@ -163,9 +164,9 @@ def _file_sets(format: str, files: Sequence[Mapping[str, Any]]) -> list[dict[str
         return [_file_set("shards", ["*.parquet"], ["application/x-parquet"])]
     inside = {"containedIn": [{"@id": file["name"]} for file in files]}
     return [
-        {**_file_set("images", [f"*.{ending}" for ending in _IMAGES], list(_IMAGES.values())), **inside},
-        {**_file_set("texts", ["*.txt"], ["text/plain"]), **inside},
-        {**_file_set("metadata", ["*.json"], ["application/json"]), **inside},
+        {**_file_set("image-files", [f"*.{ending}" for ending in _IMAGES], list(_IMAGES.values())), **inside},
+        {**_file_set("text-files", ["*.txt"], ["text/plain"]), **inside},
+        {**_file_set("metadata-files", ["*.json"], ["application/json"]), **inside},
     ]
 
 
@@ -174,11 +175,15 @@ def _file_set(name: str, includes: list[str], kinds: list[str]) -> dict[str, Any
 
 
 def _table_records(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A record per row; a column that is of another type elsewhere is text. Bytes of the source's own are not told."""
-    columns: dict[str, str] = {}
-    for file in files:
-        for name, kind in file["columns"].items():
-            columns[name] = kind if columns.get(name, kind) in (kind, "null") else "string"
+    """A record per row, with the columns that every shard has; one that is of another type elsewhere is text. Bytes of
+    the source's own are not told.
+    """
+    told = [file["columns"] for file in files if file["samples"]] or [file["columns"] for file in files]
+    columns = {
+        name: kind if all(one[name] == kind for one in told) else "string"
+        for name, kind in told[0].items()
+        if all(name in one for one in told)
+    }
     name = "captions" if figures["format"] == "captions" else "samples"
     is_extra = {column: column not in _ABOUT and column not in _CAPTION for column in columns}
     fields = []
@@ -195,29 +200,24 @@ def _table_records(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]
     return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields}
 
 
-def _tar_records(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A record per image, with the members of the tar that have its name."""
+def _tar_records() -> list[dict[str, Any]]:
+    """A record per member of a tar; those of a sample have the same key. (mlcroissant 1.1 cannot read a join of them.)"""
+    return [
+        _members("images", "image-files", "image", "sc:ImageObject"),
+        _members("texts", "text-files", "caption", "sc:Text"),
+        _members("metadata", "metadata-files", "json", "sc:Text"),
+    ]
 
-    def stem(file_set: str) -> dict[str, Any]:
-        wanted = {"extract": {"fileProperty": "filename"}, "transform": {"regex": r"^(.*)\.[^.]+$"}}
-        return {"fileSet": {"@id": file_set}, **wanted}
 
-    def content(file_set: str) -> dict[str, Any]:
-        return {"fileSet": {"@id": file_set}, "extract": {"fileProperty": "content"}}
-
-    key = {**_field("samples", "key"), "dataType": "sc:Text", "source": stem("images")}
-    image = {**_field("samples", "image"), "dataType": "sc:ImageObject", "source": content("images")}
-    text = {**_field("samples", "caption"), "dataType": "sc:Text", "source": content("texts")}
-    joined = {**_field("samples", "caption_key"), "dataType": "sc:Text", "source": stem("texts")}
-    joined |= {"description": "The key again.", "references": {"field": {"@id": "samples/key"}}}
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "samples",
-        "name": "samples",
-        "description": "The .json beside each image holds alt_text, image_sha256, captions and the source's columns.",
-        "key": {"@id": "samples/key"},
-        "field": [key, image, joined, text],
-    }
+def _members(kind: str, file_set: str, name: str, data_type: str) -> dict[str, Any]:
+    """What lies in the members of one kind, beside the name that they have in common."""
+    files = {"fileSet": {"@id": file_set}}
+    stem = {**files, "extract": {"fileProperty": "filename"}, "transform": {"regex": r"^(.*)\.[^.]+$"}}
+    fields = [
+        {**_field(kind, "key"), "dataType": "sc:Text", "source": stem},
+        {**_field(kind, name), "dataType": data_type, "source": {**files, "extract": {"fileProperty": "content"}}},
+    ]
+    return {"@type": "cr:RecordSet", "@id": kind, "name": kind, "key": {"@id": f"{kind}/key"}, "field": fields}
 
 
 def _field(record_set: str, name: str) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def export(
         "unchecked": list(policy.unchecked),
     }
     card = {"sources": [corpus.source], **card}
-    files = [there[ref.shard]["file"] for ref in corpus.shards]
+    files = [{**there[ref.shard]["file"], "samples": there[ref.shard]["exported"]} for ref in corpus.shards]
     to.write_text(_CROISSANT, render_croissant(figures, files, card))
     to.write_text(_CARD, render_card(figures, card))
     progress.finish()
