@@ -201,7 +201,7 @@ def _table_records(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]
 
 
 def _tar_records() -> list[dict[str, Any]]:
-    """A record per member of a tar; those of a sample have the same key. (mlcroissant 1.1 cannot read a join of them.)"""
+    """A record per member of a tar; those of a sample have the same key. (No join: mlcroissant 1.1 cannot read it.)"""
     return [
         _members("images", "image-files", "image", "sc:ImageObject"),
         _members("texts", "text-files", "caption", "sc:Text"),
