@@ -1,11 +1,11 @@
 """What of a campaign nothing needs any more: found by its markers and configured stages, shown, then deleted.
 
-Kept, whatever happens: index, markers, ledger, metrics, report, exports and what was found for them; sealed layers, their verdicts, finetuning
-conversations and the pack plans of finished stages; the aligned base, which every further round starts from; the newest
-and the best model, the promoted one and the one before it, with their pretrain-stage checkpoints, which specialists
-start from; specialists and the final model; whatever an unfinished stage of the configuration reads or has begun. Where
-what a stage reads is not done yet, the names that its work will have are not known, and all that lies under the stage's
-own name stays.
+Kept, whatever happens: index, markers, ledger, metrics, report, exports and what was found for them; sealed layers,
+their verdicts, finetuning conversations and the pack plans of finished stages; the aligned base, which every further
+round starts from; the newest and the best model, the promoted one and the one before it, with their pretrain-stage
+checkpoints, which specialists start from; specialists and the final model; whatever an unfinished stage of the
+configuration reads or has begun. Where what a stage reads is not done yet, the names that its work will have are not
+known, and all that lies under the stage's own name stays.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ _CAPTION = {
 
 def render_croissant(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]], card: Mapping[str, Any]) -> str:
     """The metadata as JSON-LD; the same for the same export. `figures` and `card` are those of the data card, `files`
-    what was written: `name`, `bytes`, `sha256`, `samples`, `columns` (name → Arrow type), in order of shards.
+    what was written: `name`, `bytes`, `sha256`, `samples`, `columns` ([name, Arrow type]), in order of shards.
     """
     about = card.get("about") or {}
     title = about.get("title") or card.get("title") or "Recaptioned image–text data"
@@ -178,7 +178,8 @@ def _table_records(figures: Mapping[str, Any], files: Sequence[Mapping[str, Any]
     """A record per row, with the columns that every shard has; one that is of another type elsewhere is text. Bytes of
     the source's own are not told.
     """
-    told = [file["columns"] for file in files if file["samples"]] or [file["columns"] for file in files]
+    full = [file for file in files if file["samples"]] or files
+    told = [dict(file["columns"]) for file in full]
     columns = {
         name: kind if all(one[name] == kind for one in told) else "string"
         for name, kind in told[0].items()

@@ -60,7 +60,7 @@ class Written:
     def told(self) -> dict[str, Any]:
         """What others want to know of it."""
         digest = hashlib.sha256(self.data).hexdigest()
-        return {"name": self.name, "bytes": len(self.data), "sha256": digest, "columns": self.columns}
+        return {"name": self.name, "bytes": len(self.data), "sha256": digest, "columns": list(self.columns.items())}
 
 
 def as_webdataset(ref: ShardRef, samples: Iterable[Fused]) -> Written:

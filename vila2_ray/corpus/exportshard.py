@@ -120,9 +120,12 @@ def _fused(
             counts.left_out[reason] += 1
             continue
         findings = job.policy.of_licence(sample.extra.get(job.corpus.columns.license)) + against.get(sample.row, [])
-        if stopped := [one for one in findings if one.action != "warn"]:
-            if is_check:
-                yield Fused(sample, text, "", []), stopped
+        stopped = [one for one in findings if one.action == "leave_out"]
+        if refused := [one for one in findings if one.action == "refuse"]:
+            if is_check and not stopped:
+                yield Fused(sample, text, "", []), refused
+            stopped += refused
+        if stopped:
             counts.left_out[f"policy: {stopped[0].rule}"] += 1
             continue
         counts.warned.update({one.rule for one in findings})
