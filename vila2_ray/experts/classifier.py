@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vila2_ray.engines.choice import choose_device
 from vila2_ray.errors import CheckpointError, ConfigError, in_one_line
-from vila2_ray.model.loading import check_checkpoint
+from vila2_ray.model.loading import check_checkpoint, load_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,26 +66,18 @@ def open_classifier(folder: Path, labels: tuple[str, ...], reads: str, where: st
 
     Raises CheckpointError for a folder that holds none, ConfigError for labels that it does not know.
     """
-    from transformers import (
-        AutoImageProcessor,
-        AutoModelForImageClassification,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
     path = check_checkpoint(folder)
-    kind, makes = (
-        (AutoModelForImageClassification, AutoImageProcessor)
-        if reads == "images"
-        else (AutoModelForSequenceClassification, AutoTokenizer)
-    )
-    more = {"backend": "pil"} if reads == "images" else {}
+    kind = AutoModelForImageClassification if reads == "images" else AutoModelForSequenceClassification
     try:
         model, report = kind.from_pretrained(
             path, dtype="float32", use_safetensors=True, output_loading_info=True, **_SETTINGS
         )
-        processor = makes.from_pretrained(path, **_SETTINGS, **more)
+        processor = load_processor(path) if reads == "images" else AutoTokenizer.from_pretrained(path, **_SETTINGS)
     except (ValueError, KeyError, OSError, ImportError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         problem = f"holds no classifier of {reads} that can be loaded: {in_one_line(error)}"
         raise CheckpointError(str(folder), problem) from error
     if report["missing_keys"]:

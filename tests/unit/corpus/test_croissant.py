@@ -96,7 +96,10 @@ def test_what_the_publisher_says(campaign: Campaign) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_mlcroissant_validates_it_and_reads_records(campaign: Campaign, format: str) -> None:
+def test_mlcroissant_validates_it_and_reads_records(
+    campaign: Campaign, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path / "cache"))  # read when it is first imported
     mlcroissant = pytest.importorskip("mlcroissant")
     folder, _ = written(campaign, format)
     found = mlcroissant.Dataset(folder / "croissant.json")
