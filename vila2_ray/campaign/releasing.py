@@ -46,7 +46,7 @@ def _look(
     from vila2_ray.experts.hooks import ShardHook
 
     told = _identity(hook)
-    seen = [*sorted(told.items()), hook.reads, corpus.max_pixels]
+    seen: list[Any] = [*sorted(told.items()), hook.reads, corpus.max_pixels]
     seen += [layer.digest() for layer in layers] if hook.reads == "texts" else []
     verdicts = layout.hook_verdicts(name, _digest(seen))
     judge = ShardHook(name, hook, corpus, verdicts, layers if hook.reads == "texts" else ())
