@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vila2_ray.campaign.layout import Layout
@@ -22,6 +23,8 @@ from vila2_ray.corpus.screening import ImageVerdicts, ShardScreen, copy_lists, l
 from vila2_ray.corpus.shards import Map, ShardRef
 from vila2_ray.progress import Progress
 from vila2_ray.storage import Store
+
+_MAX_SCRIPT_BYTES = 1 << 20
 
 
 def open_policy(
@@ -57,13 +60,21 @@ def _look(
 
 
 def _identity(hook: HookConfig) -> dict[str, str]:
-    """What it is, without where it lies: a checkpoint by its digest, a command by its words."""
+    """What it is, without where it lies: a checkpoint by its digest, a command by its words and the files they name."""
     if hook.command:
-        return {"by": f"command {hook.command[0].rpartition('/')[2]}", "digest": _digest(hook.command)}
+        files = [_content(word) for word in hook.command[1:]]
+        return {"by": f"command {hook.command[0].rpartition('/')[2]}", "digest": _digest([hook.command, files])}
     from vila2_ray.model.loading import checkpoint_digest
 
     digest = checkpoint_digest(Store(hook.checkpoint).local_folder())
     return {"by": f"checkpoint, labels {', '.join(sorted(hook.labels))}", "digest": digest}
+
+
+def _content(word: str) -> str:
+    """Digest of a small file, a script for one; "" of any other word."""
+    path = Path(word)
+    is_script = len(word) < 256 and path.is_file() and path.stat().st_size < _MAX_SCRIPT_BYTES
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_script else ""
 
 
 def _compare(layout: Layout, config: Config, corpus: Corpus, progress: Progress, run: Map) -> ImageVerdicts:

@@ -50,7 +50,8 @@ class HookConfig:
     command: tuple[str, ...] = operational(())
     """Started once per shard, `{input}` and `{output}` replaced by paths (appended where no word holds them). Input:
     Parquet with `id` and `image` (encoded bytes) or `text`. Output: JSON Lines or Parquet with `id`, `score` (0 to 1)
-    and, if you like, `label`; the highest score of an id counts."""
+    and, if you like, `label`; the highest score of an id counts. Other words, or other content of a
+    file that they name, are another hook, which looks anew."""
     min_score: float = operational(0.5)
     """From where on it speaks against a sample; may be changed without looking again."""
     batch_size: int = operational(16)

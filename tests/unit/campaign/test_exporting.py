@@ -65,6 +65,9 @@ def test_what_hooks_find_is_kept_and_no_shard_is_looked_at_twice(campaign: Campa
     figures = export_campaign(campaign, str(tmp_path / "stricter"), config=stricter)
     assert figures["left_out"] == {"policy: people": 1}
     assert (tmp_path / "ran").read_text() == "xx", "once for each shard, for both exports"
+    hook(tmp_path, {"00000/003": 1.0})  # the same words, another script
+    assert export_campaign(campaign, str(tmp_path / "new"), config=config)["left_out"] == {"policy: people": 1}
+    assert (tmp_path / "ran").read_text() == "xxxx"
     assert not [gone for gone in find_garbage(campaign) if gone.path.startswith("verdicts/release")]
 
 
