@@ -74,6 +74,8 @@ class Result:
     """Questions without a picture: left out."""
     data: str = ""
     """Digest of the annotation files."""
+    checkpoint: str = ""
+    """Digest of the weights that were asked."""
     engine: str = ""
     key: str = ""
     seconds: float = 0.0
@@ -124,7 +126,8 @@ class Suite:
                 path = absolute(config.path) if config.path else ""
                 said = run_scorer(config.command, config.timeout_seconds, folder, path)
                 seconds = time.monotonic() - started
-                known = Result(name, config.kind, engine=config.command[0], key=key, seconds=seconds, **said)
+                told = {"engine": config.command[0], "checkpoint": self.checkpoint, "key": key, "seconds": seconds}
+                known = Result(name, config.kind, **said, **told)
                 self._keep(known)
             found[name] = known
         return found
@@ -165,6 +168,7 @@ class Suite:
             num_failed=sum(text is None for text in texts),
             num_missing=missing,
             data=opened.digest,
+            checkpoint=self.checkpoint,
             engine=f"{engine.name} {engine.version}",
             key=key,
             seconds=time.monotonic() - started,
@@ -249,7 +253,8 @@ def _shown(item: Item) -> str:
 
 def _read_ahead(shows: Iterable[tuple[str, list[Item]]]) -> Iterator[tuple[str, list[Item], Image.Image | str]]:
     """Each with its picture, or why there is none; some are read and decoded while the engine works."""
-    source, waiting = iter(shows), deque[tuple[str, list[Item], Future[Image.Image | str]]]()
+    waiting: deque[tuple[str, list[Item], Future[Image.Image | str]]] = deque()
+    source = iter(shows)
     with ThreadPoolExecutor(_READERS) as pool:
         while True:
             for name, group in islice(source, _READERS * 2 - len(waiting)):
