@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -15,7 +15,7 @@ from vila2_ray.config import Config
 from vila2_ray.engines.base import Engine
 from vila2_ray.errors import ConfigError
 from vila2_ray.evaluate.suite import Result, Suite, resolved
-from vila2_ray.recipe import from_yaml, load_config
+from vila2_ray.recipe import load_config
 from vila2_ray.report.scorebook import written
 from vila2_ray.storage import Store, absolute
 
@@ -92,6 +92,7 @@ def _resolve(checkpoint: str, overrides: list[str], recipe: str) -> tuple[Config
     where = Store(uri).sub("metrics", "benchmarks", name)
     if recipe:
         return load_config(recipe, overrides), where
-    ours, given = from_yaml(Store(uri).read_text("campaign.yaml")), load_config("", overrides)
-    merged = {**ours.evaluate.benchmarks, **given.evaluate.benchmarks}
-    return replace(ours, evaluate=replace(ours.evaluate, benchmarks=merged)), where
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "campaign.yaml")
+        file.write_text(Store(uri).read_text("campaign.yaml"), "utf-8")
+        return load_config(str(file), overrides), where

@@ -2,7 +2,7 @@
 
 Words are told apart by a tokenizer of ours, after the Penn Treebank's rules as COCO's evaluation uses them: lower
 case, punctuation left out, hyphens kept within words, `'s` and `n't` parted. COCO's own is a Java program, from which
-ours differs in rare words: abbreviations, fractions.
+ours differs in rare abbreviations.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
 _WORD = re.compile(
     r"\d+(?:[.,:/]\d+)*(?:\w|-\w)*|"  # 3, 1,000, 7:30
+    r"(?:[a-z]\.){2,}|(?:mr|mrs|ms|dr|jr|sr|vs)\.|"  # u.s., mr.
+    r"o'clock\b|"
     r"\w+(?=n't\b)|n't\b|"  # do n't
     r"(?<=\w)'(?:s|m|d|ll|re|ve)\b|"  # man 's
-    r"\w+(?:[-_.&]\w+)*(?=n't\b|'|\W|$)|[$%#&@=+*/]"
+    r"\w+(?:[-_.&/]\w+)*(?=n't\b|'|\W|$)|[$%#&@=+*/()\[\]{}]"
 )
+_PARTED = re.compile(r"\b(can|gon|got|wan)(not|na|ta)\b")
+_BRACKETS = dict(zip("()[]{}", ("-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"), strict=True))
+"""In lower case COCO's evaluation does not know them as punctuation, so they count as words."""
 
 
 class _Weighted:
@@ -50,7 +55,8 @@ class _Weighted:
 
 def tokens(caption: str) -> list[str]:
     """The words of a caption as CIDEr counts them."""
-    return _WORD.findall(caption.lower().replace("’", "'"))
+    text = _PARTED.sub(r"\1 \2", caption.lower().replace("’", "'"))
+    return [_BRACKETS.get(word, word) for word in _WORD.findall(text)]
 
 
 def ciders(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:

@@ -16,7 +16,8 @@ from vila2_ray.evaluate.rules.hallucination import named_objects
     [
         ("A man's dog doesn't run.", "a man 's dog does n't run"),
         ("Two t-shirts, 3.5 feet; 1,000!", "two t-shirts 3.5 feet 1,000"),
-        ("It’s 7:30 (about)", "it 's 7:30 about"),
+        ("It’s 7:30 (about)", "it 's 7:30 -lrb- about -rrb-"),
+        ("Mr. X cannot eat 1/2 and/or all at 5 o'clock.", "mr. x can not eat 1/2 and/or all at 5 o'clock"),
         ("a red-and-white bus...", "a red-and-white bus"),
         ('the "stop" sign', "the stop sign"),
         ("", ""),
