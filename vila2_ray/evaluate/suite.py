@@ -126,7 +126,12 @@ class Suite:
                 path = absolute(config.path) if config.path else ""
                 said = run_scorer(config.command, config.timeout_seconds, folder, path)
                 seconds = time.monotonic() - started
-                told = {"engine": config.command[0], "checkpoint": self.checkpoint, "key": key, "seconds": seconds}
+                told: dict[str, Any] = {
+                    "engine": config.command[0],
+                    "checkpoint": self.checkpoint,
+                    "key": key,
+                    "seconds": seconds,
+                }
                 known = Result(name, config.kind, **said, **told)
                 self._keep(known)
             found[name] = known
