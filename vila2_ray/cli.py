@@ -186,6 +186,34 @@ def recaption(
     recaption_here(AloneJob(checkpoint, corpus, to, config.recaption, *given), config, sample, yes)
 
 
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A Hugging Face folder of any vision-language model.")],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", help="Take benchmarks from a YAML file. Default: the checkpoint's campaign."),
+    ] = "",
+    to: Annotated[str, typer.Option(help="Folder for results. Default: the checkpoint's campaign.")] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", help="This benchmark; may be repeated.")] = None,
+) -> None:
+    """Score a checkpoint on published benchmarks (evaluate.benchmarks). Goes on where it was interrupted."""
+    from vila2_ray.cli_evaluate import evaluate_here
+
+    evaluate_here(checkpoint, overrides or [], recipe, to, only or [])
+
+
+@app.command()
+def promote(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    model: Annotated[str, typer.Argument(help="vlm-1, or vlm-1@DIGEST. Default: the best one.")] = "",
+) -> None:
+    """Say which model is to be served: what a campaign with promote=ask waits for."""
+    from vila2_ray.cli_evaluate import promote_here
+
+    promote_here(campaign, model)
+
+
 @app.command(name="build-sft")
 def build_sft(
     skill: Annotated[Skill, typer.Argument(help="What is to be learned.")],

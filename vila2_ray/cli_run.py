@@ -17,10 +17,12 @@ def run_here(config: Config, *, only: str | None, until: str | None, from_: str 
         use_token()
     with shown_progress() as progress:
         outcome = runner.run(config, only=only, until=until, from_=from_, progress=progress)
-    if not outcome.ran:
+    if not outcome.ran and not outcome.waits_for:
         print("nothing to do: all of it is done already")
     print_scores(outcome.scores, briefly=True)
     if outcome.promoted:
         print(f"promoted  {outcome.promoted['model']}")
     if outcome.report_uri:
         print(f"report    {outcome.report_uri}")
+    if outcome.waits_for:
+        print(f"waiting   {outcome.waits_for}")

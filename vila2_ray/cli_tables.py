@@ -84,7 +84,7 @@ def print_scores(scores: Sequence[Mapping[str, Any]], briefly: bool = False) -> 
         return
     table = Table("held-out score", *_right(*(entry.model for entry in rounds)), title="scores", title_justify="left")
     names = names_in_order(rounds)
-    main = [name for name in names if name in (*MAIN, "words_per_caption")]
+    main = [name for name in names if name in (*MAIN, "words_per_caption") or "." in name]
     for name in main if briefly and main else names:
         best = best_round(rounds, name) if len(rounds) > 1 and score(name).better != "neither" else None
         cells = [written(name, entry.values.get(name)) for entry in rounds]

@@ -20,7 +20,7 @@ from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed
 from vila2_ray.progress import LineProgress
 
 COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "dead", "retry", "gc")
-COMMANDS += ("recipes", "base", "build-sft")
+COMMANDS += ("recipes", "base", "build-sft", "evaluate", "promote")
 
 
 class Terminal(io.StringIO):
@@ -62,6 +62,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["retry", "{tmp}/nothing"], "Missing option '--reason'"),
         (["retry", "{tmp}/nothing", "--reason", "tired"], "must be one of no_image"),
         (["gc", "{tmp}/nothing"], "there is no campaign here"),
+        (["promote", "{tmp}/nothing"], "there is no campaign here"),
+        (["evaluate", "{tmp}/nothing"], "evaluate.benchmarks.pope.kind=pope"),
+        (["evaluate", "{tmp}/nothing", "--only", "pope"], "--only = 'pope'"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -53,7 +53,7 @@ PURE += (
     "evaluate.ranking",
     "evaluate.truth",
 )
-PURE += ("train.memory", "model.architecture")
+PURE += ("train.memory", "model.architecture", "evaluate.items", "evaluate.rules")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 

@@ -14,7 +14,7 @@ from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.screening import open_screening
 from vila2_ray.campaign.specialists import final_is_needed, is_left_out
-from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
+from vila2_ray.campaign.state import Marker, read_main_scores, read_markers, read_round_scores
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
@@ -26,6 +26,7 @@ from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
     from vila2_ray.campaign.view import Run
+    from vila2_ray.evaluate.suite import Result
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,15 @@ class Campaign:
         return open_screening(self.layout, self.config, self.markers(), self.corpus(source))
 
     def scores(self) -> list[dict[str, Any]]:
-        """Held-out scores by round, VLM_0 first, each with `round` and `model`."""
-        return [{"round": k, "model": f"vlm-{k}", **s} for k, s in enumerate(read_round_scores(self.markers()))]
+        """Held-out scores by round, VLM_0 first, each with `round` and `model`; benchmarks' main ones as `pope.f1`."""
+        found = read_main_scores(self.markers(), self.config.rounds.metric)
+        return [{"round": k, "model": f"vlm-{k}", **scores} for k, scores in enumerate(found)]
+
+    def benchmarks(self) -> dict[str, dict[str, Result]]:
+        """Model → benchmark → its scores with intervals; a pretrain-stage checkpoint is called `vlm-1-pretrain`."""
+        from vila2_ray.evaluate.suite import read_results
+
+        return read_results(self.layout.benchmarks())
 
     def specialists(self) -> list[dict[str, Any]]:
         """What became of each specialist that has been scored: `skill`, `model`, `beside` (the generalist), `metric`,

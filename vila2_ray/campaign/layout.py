@@ -86,6 +86,10 @@ class Layout:
         """Name of the per-sample records of a model's held-out scoring."""
         return f"metrics/{model}-heldout.parquet"
 
+    def benchmarks(self, model: str = "") -> Store:
+        """Benchmark results of a model; of its pretrain-stage checkpoint under `<model>-pretrain`; "": of all."""
+        return self.store.sub("metrics", "benchmarks", *([model] if model else []))
+
     def skill_evaluation(self, model: str, skill: str) -> str:
         """Name of the per-sample records of a model's scoring on a skill."""
         return f"metrics/{model}-{skill}.parquet"

@@ -82,6 +82,7 @@ _PROMPTS = ("recaption.prompt_ids", "recaption.prompts")
 _ALT_TEXT = ("fuse.prompted", "fuse.brief_prompt_id", "recaption.prompts", "train.shuffle_window", "seed")
 _CORPUS = ("corpus.columns", "corpus.max_pixels")
 _SFT = ("train.sft", "train.shuffle_window", "seed")
+_BENCHMARKS = "evaluate.benchmarks."
 _EVALUATE = ("evaluate", *_ENGINE, "recaption.prompts")
 _FUSED = (*_ALT_TEXT, "fuse.rule", "filters.cut_at_repeated_sentence")
 _SAMPLING = tuple(f"recaption.sampling.{name}" for name in ("temperature", "top_p", "min_tokens"))
@@ -342,7 +343,13 @@ def fields_of(stage: Stage, config: Config) -> dict[str, Any]:
         name: value
         for name, value in every.items()
         if any(name == prefix or name.startswith(prefix + ".") for prefix in stage.fields)
+        and (not name.startswith(_BENCHMARKS) or _decides(name, stage, config))
     }
+
+
+def _decides(field: str, stage: Stage, config: Config) -> bool:
+    """Whether a benchmark's field is of the one that the rounds go by: the others may come and go."""
+    return not stage.specialist and field.startswith(f"{_BENCHMARKS}{config.rounds.metric.partition('.')[0]}.")
 
 
 def _prompts_of(stage: Stage, config: Config) -> dict[str, str]:

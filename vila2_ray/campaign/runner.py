@@ -20,12 +20,13 @@ from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.promotion import fence_promotion, read_promoted
 from vila2_ray.campaign.saturation import Decision, decide
 from vila2_ray.campaign.specialists import final_is_needed
-from vila2_ray.campaign.stages import WORK
+from vila2_ray.campaign.stages import WORK, best_model
 from vila2_ray.campaign.state import (
     Marker,
     check_fields,
     drop_markers,
     fence_markers,
+    read_main_scores,
     read_markers,
     read_round_scores,
     write_marker,
@@ -48,6 +49,8 @@ class Outcome:
     promoted: dict[str, Any] | None
     ran: list[str] = field(default_factory=list)
     """Stages that this call worked on; empty when all was done."""
+    waits_for: str = ""
+    """What a person has to say before the campaign goes on, as a sentence; empty where nothing has to be said."""
 
 
 def run(
@@ -79,13 +82,15 @@ def run(
         driver = _Driver(work, plan, lease, Ledger(store, config.prices))
         driver.go(selected, explicitly=only is not None)
         report = store.path("report/index.html") if store.exists("report/index.html") else None
-        return Outcome(read_round_scores(work.markers), report, read_promoted(store)["current"], driver.ran)
+        scores = read_main_scores(work.markers, config.rounds.metric)
+        return Outcome(scores, report, read_promoted(store)["current"], driver.ran, driver.waits)
 
 
 class _Driver:
     def __init__(self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger) -> None:
         self._work, self._plan, self._lease, self._ledger = work, plan, lease, ledger
         self.ran: list[str] = []
+        self.waits = ""
 
     def go(self, selected: list[plans.Stage], explicitly: bool) -> None:
         for stage in selected:
@@ -95,9 +100,31 @@ class _Driver:
             if (saturated or unneeded) and not explicitly:
                 continue
             self._work.best_round = decision.best
+            if stage.name == "promote" and self._is_asked(stage):
+                self._ask(decision)
+                return
             self._one(stage)
             if stage.kind == "evaluate" and stage.round is not None and stage.name in self.ran:
                 self._work.progress.note(self._decision().reason)
+
+    def _is_asked(self, stage: plans.Stage) -> bool:
+        """Whether a person has still to say what is promoted, of what there is now."""
+        work, marker = self._work, self._work.markers.get(stage.name)
+        if work.config.promote == "auto":
+            return False
+        name = plans.fingerprint(stage, work.config, stage_inputs(work, self._plan, stage))
+        return marker is None or marker.fingerprint != name
+
+    def _ask(self, decision: Decision) -> None:
+        """Show what a person can decide by, and end here."""
+        work = self._work
+        best, _ = best_model(work)
+        WORK["report"](work, next(stage for stage in self._plan if stage.name == "report"), "")
+        self.waits = (
+            f"{decision.reason}. {plans.model_of(best)} would be promoted; that is for a person to say: "
+            f"vila2 promote {work.config.campaign} [MODEL], then vila2 run again"
+        )
+        work.progress.note(self.waits)
 
     def _decision(self) -> Decision:
         config = self._work.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from vila2_ray.campaign.view import Done, Run, connect_ray
 from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import Config, EngineConfig, EvaluateConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.errors import StageFailed
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
+from vila2_ray.evaluate.suite import Result, Suite, read_result, resolved, sentence
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -57,6 +60,8 @@ class Examination:
     """Keyword arguments of `open_engine`."""
     general: bool = True
     skills: Sequence[SkillAsked] = ()
+    suite: Suite | None = None
+    """Benchmarks, asked through the same engine; their results lie where the suite says."""
 
     def __call__(self, folder: str) -> tuple[Scored | None, dict[str, Scored]]:
         """General scores of the checkpoint folder (a URI), and those by skill, as far as they are asked for."""
@@ -65,7 +70,8 @@ class Examination:
         from vila2_ray.evaluate.skills import evaluate_skill
         from vila2_ray.progress import NullProgress
 
-        opened = open_engine(self.engine, Store(folder).local_folder(), **self.settings)
+        local = Store(folder).local_folder()
+        opened = open_engine(self.engine, local, **self.settings)
         try:
             general = evaluate(self.corpus, opened, self.config, self.prompts, NullProgress()) if self.general else None
             skills: dict[str, Scored] = {}
@@ -81,9 +87,13 @@ class Examination:
                     reader=_reader(asked),
                     caption_prompt=self.prompts.text(self.config.prompt_id),
                 )
-            return general, skills
+            if self.suite is not None:
+                self.suite.ask(lambda: opened)
         finally:
             opened.close()
+        if self.suite is not None:
+            self.suite.run_commands(local)
+        return general, skills
 
 
 def score_checkpoint(
@@ -103,13 +113,19 @@ def score_checkpoint(
 def evaluate_model(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     """A round's model, or the final one, which is asked for every skill as well."""
     started = time.monotonic()
-    general, skills = _examine(run, stage, stage.model, stage.skills)
+    suite = _suite(run, stage)
+    general, skills = _examine(run, stage, stage.model, stage.skills, suite=suite)
     assert general is not None
     scores = _keep_general(run, stage.model, general)
     summary: dict[str, Any] = {"scores": scores, "model": stage.model, "source": _source(run)}
+    results = _results(run, stage, suite)
+    if results:
+        summary["benchmarks"] = {name: _told(result) for name, result in results.items()}
     if stage.is_final:
         summary["skills"] = {skill: _keep_skill(run, stage.model, skill, found) for skill, found in skills.items()}
     told = [scores, summary["skills"]] if stage.is_final else scores
+    if results:
+        told = [*(told if isinstance(told, list) else [told]), *(result.scores for result in results.values())]
     return Done(_digest(told), summary, time.monotonic() - started)
 
 
@@ -143,8 +159,51 @@ def evaluate_specialist(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(_digest([scores, mine, theirs]), summary, time.monotonic() - started)
 
 
+def _suite(run: Run, stage: plans.Stage) -> Suite | None:
+    """The configured benchmarks for the stage's model; None where there are none."""
+    if not run.config.evaluate.benchmarks:
+        return None
+    return Suite(
+        benchmarks=resolved(run.config.evaluate.benchmarks),
+        to=run.layout.benchmarks(stage.model),
+        checkpoint=run.markers[f"sft-{stage.about}"].digest,
+        seed=run.config.seed,
+        asked_by=json.dumps(run.config.recaption.engine_settings, sort_keys=True, default=str),
+    )
+
+
+def _results(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Result]:
+    """What the suite has written. Raises StageFailed where rounds go by a benchmark whose files have changed."""
+    results: dict[str, Result] = {}
+    for name in suite.benchmarks if suite is not None else ():
+        found = read_result(run.layout.benchmarks(stage.model), name)
+        assert found is not None, f"{name} was asked and left no result"
+        results[name] = found
+        run.progress.note(f"{stage.model} on {name}: {sentence(found)}")
+    decides = run.config.rounds.metric.partition(".")[0]
+    before = run.markers["evaluate-0"].summary.get("benchmarks", {}) if "evaluate-0" in run.markers else {}
+    if decides in results and decides in before and before[decides]["data"] != results[decides].data:
+        remedy = "put back the files that round 0 was scored on, or score all rounds anew with --from evaluate-0"
+        raise StageFailed(f"{stage.name}: the files of {decides} have changed, and rounds are compared by it: {remedy}")
+    return results
+
+
+def _told(result: Result) -> dict[str, Any]:
+    return {
+        "main": result.main,
+        "scores": result.scores,
+        "intervals": {name: list(interval) for name, interval in result.intervals.items()},
+        "data": result.data,
+    }
+
+
 def _examine(
-    run: Run, stage: plans.Stage, model: str, skills: Sequence[SkillName], general: bool = True
+    run: Run,
+    stage: plans.Stage,
+    model: str,
+    skills: Sequence[SkillName],
+    general: bool = True,
+    suite: Suite | None = None,
 ) -> tuple[Scored | None, dict[str, Scored]]:
     """Where the engine's resources are."""
     import ray
@@ -156,7 +215,7 @@ def _examine(
         config = replace(config, max_samples=config.max_samples or 200)
     asked = tuple(SkillAsked.of(run.config, skill, run.prompts) for skill in skills)
     settings = run.config.recaption.engine_settings
-    examination = Examination(run.corpus(source), config, run.prompts, engine, settings, general, asked)
+    examination = Examination(run.corpus(source), config, run.prompts, engine, settings, general, asked, suite)
     run.progress.start(f"{stage.name}: {model}", 0, "samples")
     task = ray.remote(
         num_cpus=engine.cpus_per_actor,

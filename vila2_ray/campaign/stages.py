@@ -19,7 +19,7 @@ from vila2_ray.campaign.saturation import is_kept
 from vila2_ray.campaign.scoring import evaluate_model, evaluate_specialist, score_checkpoint
 from vila2_ray.campaign.screening import screened_sources
 from vila2_ray.campaign.specialists import final_is_needed
-from vila2_ray.campaign.state import read_round_scores
+from vila2_ray.campaign.state import read_round_scores, scores_of
 from vila2_ray.campaign.view import Done, Run, connect_ray, digest_of, ray_map
 from vila2_ray.config import TrainingStage
 from vila2_ray.errors import StageFailed
@@ -133,7 +133,7 @@ def _evaluate(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
 
 
 def _promote(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
-    about, scores = _best(run)
+    about, scores = best_model(run)
     marker, model = run.markers[f"sft-{about}"], plans.model_of(about)
     where = f"checkpoints/{model}/sft"
     changed = promote(run.layout.store, model, where, marker.digest, scores, run.epoch, run.check_lease)
@@ -141,7 +141,7 @@ def _promote(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(marker.digest, {"model": model}, 0.0)
 
 
-def _best(run: Run) -> tuple[str, dict[str, float]]:
+def best_model(run: Run) -> tuple[str, dict[str, float]]:
     """The round whose model is to be served, or `final`, and its scores."""
     k, config = run.best_round, run.config
     if f"sft-{k}" not in run.markers:
@@ -149,7 +149,7 @@ def _best(run: Run) -> tuple[str, dict[str, float]]:
     history = read_round_scores(run.markers)
     final = run.markers.get("evaluate-final")
     if final is not None and final_is_needed(config, run.markers) and "sft-final" in run.markers:
-        scores = dict(final.summary["scores"])
+        scores = scores_of(final)
         kept, reason = is_kept(scores, history, config.rounds, config.skills.max_general_loss)
         run.progress.note(reason)
         if kept:

@@ -140,8 +140,30 @@ def check_fields(plan: list[Stage], config: Config, markers: Mapping[str, Marker
 
 
 def read_round_scores(markers: Mapping[str, Marker]) -> list[dict[str, float]]:
-    """Held-out scores of VLM_0, VLM_1 …, as far as they are without a gap."""
-    scores: list[dict[str, float]] = []
-    while (marker := markers.get(f"evaluate-{len(scores)}")) is not None:
-        scores.append(dict(marker.summary["scores"]))
-    return scores
+    """Scores of VLM_0, VLM_1 …, as far as they are without a gap: held-out ones, and benchmarks' as `pope.f1`."""
+    return [scores_of(marker) for marker in _rounds(markers)]
+
+
+def read_main_scores(markers: Mapping[str, Marker], metric: str) -> list[dict[str, float]]:
+    """The same, but of each benchmark only the score that it is known by, and `metric`."""
+    found = []
+    for marker in _rounds(markers):
+        mains = {f"{name}.{result['main']}" for name, result in marker.summary.get("benchmarks", {}).items()}
+        kept = {metric, *mains, *marker.summary["scores"]}
+        found.append({name: value for name, value in scores_of(marker).items() if name in kept})
+    return found
+
+
+def scores_of(marker: Marker) -> dict[str, float]:
+    """What an evaluate stage found: held-out scores, and benchmarks' as `pope.f1`."""
+    found = dict(marker.summary["scores"])
+    for name, result in marker.summary.get("benchmarks", {}).items():
+        found |= {f"{name}.{score}": value for score, value in result["scores"].items()}
+    return found
+
+
+def _rounds(markers: Mapping[str, Marker]) -> list[Marker]:
+    found: list[Marker] = []
+    while (marker := markers.get(f"evaluate-{len(found)}")) is not None:
+        found.append(marker)
+    return found

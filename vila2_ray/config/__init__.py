@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
+from vila2_ray.config.benchmarks import BenchmarkConfig, BenchmarkKind
 from vila2_ray.config.campaign import (
     EvaluateConfig,
     PlanningConfig,
@@ -44,6 +45,8 @@ __all__ = [
     "AboutConfig",
     "Action",
     "BaseConfig",
+    "BenchmarkConfig",
+    "BenchmarkKind",
     "ColumnsConfig",
     "Config",
     "CorpusConfig",
@@ -110,6 +113,8 @@ class Config:
     None: the campaign ends with the best round."""
     skills: SkillsConfig = field(default_factory=SkillsConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    promote: Literal["auto", "ask"] = operational("auto")
+    """ask: the campaign ends before it promotes anything, until somebody says `vila2 promote`."""
     export: ExportConfig = field(default_factory=ExportConfig)
     rates: RatesConfig = operational(factory=RatesConfig)
     planning: PlanningConfig = operational(factory=PlanningConfig)
@@ -121,6 +126,11 @@ class Config:
             raise ConfigError("specialists", sorted(unknown), f"name some of {', '.join(get_args(SkillName))}, or none")
         if len(set(self.specialists)) < len(self.specialists):
             raise ConfigError("specialists", self.specialists, "names a skill twice; each has one specialist")
+        benchmark, dot, _ = self.rounds.metric.partition(".")
+        if dot and benchmark not in self.evaluate.benchmarks:
+            known = ", ".join(self.evaluate.benchmarks) or "none yet"
+            remedy = f"no such benchmark; those under evaluate.benchmarks are {known}"
+            raise ConfigError("rounds.metric", self.rounds.metric, remedy)
         for skill in self.specialists:
             self._check_skill(skill)
         if self.specialists and self.skills.rehearsal and "pretrain" in self.corpus.sources_of("sft"):

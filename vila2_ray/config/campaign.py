@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
+from vila2_ray.config.benchmarks import BenchmarkConfig
 from vila2_ray.config.fields import check_positive, check_share, operational
 from vila2_ray.errors import ConfigError
 
@@ -17,7 +19,8 @@ class RoundsConfig:
     fraction: float = 1.0
     """Share of the corpus that a round captions; a last full pass captions the rest and keeps those rows."""
     metric: str = "auto"
-    """Held-out score that saturation and promotion go by; `auto` takes the richest one that can be computed."""
+    """Score that saturation and promotion go by: a held-out one, or a benchmark's, for example pope.f1. `auto` takes
+    the richest held-out one that can be computed."""
     min_gain: float = operational(0.002)
     """A round that gains less saturates the campaign."""
 
@@ -37,6 +40,16 @@ class EvaluateConfig:
     answer_max_tokens: int = 16
     max_samples: int = 0
     """0: all of them."""
+    benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict, metadata={"nodes": True})
+    """Name of your choice → a published benchmark, scored after every round. Only the one that rounds.metric names
+    decides anything: the others can be added, changed and left out at any time."""
+
+    def __post_init__(self) -> None:
+        for name in self.benchmarks:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+                raise ConfigError(f"evaluate.benchmarks.{name}", name, "a name has small letters, digits, - and _")
+        for name, benchmark in self.benchmarks.items():
+            benchmark.check(f"evaluate.benchmarks.{name}")
 
 
 @dataclass(frozen=True)

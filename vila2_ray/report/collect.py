@@ -18,6 +18,7 @@ from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import ConfigError, Vila2Error
 from vila2_ray.recipe import to_yaml
 from vila2_ray.report import scorebook
+from vila2_ray.report.benchmarks import collect_benchmarks, model_label
 from vila2_ray.report.data import (
     FinalModel,
     LayerDrift,
@@ -47,8 +48,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     tally = tally_layers(layers, verdicts, corpus, config.seed)
     skills = set(layers) & set(config.specialists)
     samples = draw_samples(tally, layers, verdicts, corpus, num_samples, config.seed, skills)
-    scores = [_round(entry) for entry in campaign.scores()]
     metric, decision = _metric(campaign, config)
+    scores = [_round(entry, metric) for entry in campaign.scores()]
     specialists = campaign.specialists()
     evaluated = markers.get("evaluate-0")
     if evaluated is not None and evaluated.summary.get("source") == "pretrain":
@@ -70,6 +71,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         scores=tuple(scores),
         specialists=_specialists(specialists),
         final=_final(campaign, specialists),
+        benchmarks=collect_benchmarks(campaign),
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,
@@ -85,11 +87,6 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         promotions=_promotions(campaign.promoted()),
         notes=tuple(notes),
     )
-
-
-def model_label(name: str) -> str:
-    """`vlm-2` → `VLM_2`, as the paper writes it."""
-    return f"VLM_{name[4:]}" if name.startswith("vlm-") else name
 
 
 def _corpus(campaign: Campaign, config: Config, notes: list[str]) -> Corpus | None:
@@ -114,11 +111,15 @@ def _drift(campaign: Campaign, config: Config, names: list[str], notes: list[str
     return tuple(found)
 
 
-def _round(entry: dict[str, Any]) -> RoundScores:
+def _round(entry: dict[str, Any], metric: str) -> RoundScores:
+    """Benchmarks have a table of their own; only the one that decides stands among held-out scores."""
     numbers = {
         name: float(value)
         for name, value in entry.items()
-        if name not in ("round", "model") and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in ("round", "model")
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and ("." not in name or name == metric)
     }
     return RoundScores(int(entry["round"]), model_label(str(entry["model"])), numbers)
 
@@ -151,7 +152,8 @@ def _final(campaign: Campaign, beside: list[dict[str, Any]]) -> FinalModel | Non
 
 def _metric(campaign: Campaign, config: Config) -> tuple[str, str]:
     """The score that rounds went by, and the sentence about going on or not; empty where nothing was scored."""
-    history = [dict(_round(entry).values) for entry in campaign.scores()]
+    wanted = config.rounds.metric
+    history = [dict(_round(entry, wanted).values) for entry in campaign.scores()]
     try:
         decision = decide(history, config.rounds)
     except (ConfigError, ValueError) as error:

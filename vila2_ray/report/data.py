@@ -160,6 +160,39 @@ class FinalModel:
 
 
 @dataclass(frozen=True)
+class BenchmarkCell:
+    """A score, and the interval that holds 95 % of its bootstrap resamples, where it is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What one model reaches on a published benchmark."""
+
+    name: str
+    kind: str
+    main: str
+    """The score that it is known by."""
+    cells: Mapping[str, BenchmarkCell]
+    num_items: int = 0
+    num_failed: int = 0
+    num_missing: int = 0
+    data: str = ""
+    """Digest of its annotation files."""
+
+
+@dataclass(frozen=True)
+class BenchmarkScores:
+    """A model's benchmarks."""
+
+    model: str
+    benchmarks: tuple[Benchmark, ...]
+
+
+@dataclass(frozen=True)
 class StageCost:
     """A stage's ledger, all attempts summed."""
 
@@ -207,6 +240,8 @@ class ReportData:
     scores: tuple[RoundScores, ...] = ()
     specialists: tuple[Specialist, ...] = ()
     final: FinalModel | None = None
+    benchmarks: tuple[BenchmarkScores, ...] = ()
+    """Of each model that was asked, in the order of training."""
     layers: tuple[LayerFacts, ...] = ()
     alt_words: Words | None = None
     drift: tuple[LayerDrift, ...] = ()

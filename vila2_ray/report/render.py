@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from vila2_ray.captions.words import words
 from vila2_ray.report import scorebook, svg
+from vila2_ray.report.benchmarks import benchmark_rows
 from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, Sample, Specialist
 from vila2_ray.report.diff import marked, word_diff
 from vila2_ray.report.drift import drift_panels, drift_rows
@@ -54,6 +55,7 @@ def render(data: ReportData) -> str:
         flags=_counts(data.layers, {layer.name: layer.flags or {} for layer in data.layers}),
         errors=_counts(data.layers, {layer.name: layer.errors for layer in data.layers}),
         score_tables=_score_tables(data),
+        benchmarks=benchmark_rows(data.benchmarks),
         specialist_rows=[_specialist(found) for found in data.specialists],
         final_rows=[_beside(*row) for row in data.final.rows] if data.final else [],
         cost=_cost(data),

@@ -85,6 +85,9 @@ DETAILS = frozenset(
 )
 """Scores that say how captions are, not how right they are; shown on demand where there are better ones."""
 
+_PLAIN = frozenset({"cider", "num_items", "words_per_caption"})
+"""Scores of benchmarks that are no shares; MME's sums are told apart by their size."""
+_NEITHER = frozenset({"yes_ratio", "words_per_caption"})
 _NUMBERS = ("words", "num", "logprob", "loss", "length", "tokens", "vocabulary", "cider", "seconds")
 _LOWER = ("hallucinat", "loss", "repeated", "unfinished", "error", "failed", "invent", "skipped")
 
@@ -93,6 +96,12 @@ def score(name: str) -> Score:
     """What is known of a score, or what its name suggests."""
     if name in KNOWN:
         return KNOWN[name]
+    benchmark, dot, short = name.partition(".")
+    if dot:
+        said = short.replace("_", " ")
+        better: Literal["lower", "higher", "neither"] = "lower" if is_lower_better(name) else "higher"
+        better = "neither" if short in _NEITHER else better
+        return Score(f"{benchmark}: {said}", better, short not in _PLAIN)
     words = name.replace("_", " ").replace("-", " ").replace("/", ": ")
     if words.startswith("vqa "):
         label = "Questions: " + words.removeprefix("vqa ").removesuffix(" accuracy").removeprefix("accuracy ")
