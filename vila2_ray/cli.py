@@ -1,7 +1,7 @@
 """`vila2 …`: parses, calls the room that does the work, prints what came out. Rooms are imported when a command runs.
 
 Exit codes: 0 done · 1 something failed · 2 a mistake in the command, the configuration or the corpus · 3 another driver
-runs this campaign · 130 interrupted. VILA2_DEBUG=1 shows tracebacks.
+runs this campaign · 4 the budget is spent · 130 interrupted. VILA2_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, Vila2Error
+from vila2_ray.errors import BudgetSpent, CampaignBusy, ConfigError, CorpusError, Vila2Error
 
 app = typer.Typer(
     name="vila2",
@@ -339,7 +339,8 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("VILA2_DEBUG"):
             raise
         print(f"vila2: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ConfigError, CorpusError)) else 3 if isinstance(error, CampaignBusy) else 1
+        codes = ((ConfigError, 2), (CorpusError, 2), (CampaignBusy, 3), (BudgetSpent, 4))
+        return next((code for kind, code in codes if isinstance(error, kind)), 1)
     return 0
 
 
