@@ -56,13 +56,23 @@ class Skill(str, Enum):
 
 @app.command()
 def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
-    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs."""
+    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs.
+
+    With cluster=FILE (cluster launcher, KubeRay): on that cluster, with its nodes, and what binds each stage.
+    """
     from vila2_ray.campaign.estimate import estimate, training_costs
     from vila2_ray.cli_tables import print_plan, print_training
     from vila2_ray.recipe import load_config
 
     config = load_config(recipe, overrides)
-    print_plan(estimate(config))
+    if config.cluster:
+        from vila2_ray.campaign.outlook import cluster_plan, on_its_machines
+        from vila2_ray.cli_plan import print_cluster_plan
+
+        print_cluster_plan(cluster_plan(config), config)
+        config = on_its_machines(config)
+    else:
+        print_plan(estimate(config))
     print_training(training_costs(config), config.planning)
 
 
