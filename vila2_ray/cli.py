@@ -113,12 +113,13 @@ def stop(campaign: CampaignUri = DEFAULT_CAMPAIGN, address: Address = None) -> N
 
 @app.command()
 def status(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
-    """Each stage of a campaign: done, running or missing, with counts; then the scores so far."""
+    """Each stage of a campaign: done, running or missing, with counts and cost; then the scores so far."""
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.cli_tables import print_scores, print_status
+    from vila2_ray.cli_tables import print_costs, print_scores, print_status
 
     found = Campaign(campaign)
     print_status(found.uri, found.status(), found.promoted()["current"])
+    print_costs(found.caption_costs())
     print_scores(found.scores())
 
 

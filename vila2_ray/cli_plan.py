@@ -44,6 +44,7 @@ def how(stage: StagePlan) -> list[str]:
     use = stage.use
     assert use is not None
     lines = [f"{stage.stage}: {use.problem}"] if use.problem else []
+    lines += [f"{stage.stage}: {stage.operations}"] if stage.operations else []
     lines += [f"{stage.stage}: {_pace(resource)}" for resource in use.resources]
     return lines + ([f"{stage.stage}: {stage.formula}"] if stage.formula else [])
 
@@ -67,10 +68,9 @@ def sizes(plan: ClusterPlan) -> list[str]:
     """Bytes that are read and kept."""
     if not plan.corpus_bytes:
         return []
-    return [
-        f"bytes: {plan.corpus_bytes / 1000 / GB:,.1f} TB read by a pass over the corpus; {plan.layer_bytes / GB:,.0f} GB "
-        f"of captions a layer, ${plan.storage_dollars_per_month:,.2f} a month for all; egress within the region: none"
-    ]
+    read, layer = plan.corpus_bytes / 1000 / GB, plan.layer_bytes / GB
+    stored = f"{layer:,.0f} GB of captions a layer, ${plan.storage_dollars_per_month:,.2f} a month for all"
+    return [f"bytes: {read:,.1f} TB read by a pass over the corpus; {stored}; egress within the region: none"]
 
 
 def _binds(stage: StagePlan) -> str:

@@ -26,7 +26,8 @@ from vila2_ray.campaign.clusterfile import NodeGroup
 from vila2_ray.campaign.pricelist import Machine, PriceBook
 from vila2_ray.config import Config, EngineConfig, PlanningConfig, StageConfig, TrainConfig
 from vila2_ray.errors import ConfigError
-from vila2_ray.train.memory import StageCost
+from vila2_ray.model.architecture import Architecture
+from vila2_ray.train.memory import Load, StageCost, model_shape, stage_flops
 from vila2_ray.train.throughput import peak_flops
 
 TFLOP = 1e12
@@ -75,6 +76,8 @@ class StagePlan:
     dollars: float | None = None
     formula: str = ""
     """Time and dollars as sums with their numbers."""
+    operations: str = ""
+    """Of training: where the number of operations comes from."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,12 @@ class Offer:
         return Standing(cost, f"{basis} = ${cost:.4g} an hour")
 
 
-def caption_use(offer: Offer, engine: EngineConfig, config: Config, measured: float | None = None) -> PoolUse | None:
-    """Recaptioning on its pool. `measured`: captions that a node of it wrote per second. None: no pool fits."""
+def caption_use(
+    offer: Offer, engine: EngineConfig, config: Config, parameters: int = 0, measured: float = 0.0
+) -> PoolUse | None:
+    """Recaptioning on its pool. `parameters` of the model, 0: not known; `measured`: captions that a node of it wrote
+    per second, 0: none. None: no pool fits.
+    """
     group = offer.pool(dict(engine.label_selector), engine.cpus_per_actor, engine.gpus_per_actor)
     if group is None:
         return None
@@ -172,8 +179,13 @@ def caption_use(offer: Offer, engine: EngineConfig, config: Config, measured: fl
         Resource(one.name, one.per_second * variants, one.basis + (f" × {variants} variants" if variants > 1 else ""))
         for one in images
     ]
+    problem, tensor_parallel = "", max(1, engine.tensor_parallel)
+    if machine and machine.gpu_memory_gb:
+        have, want = engine.gpu_memory_share * machine.gpu_memory_gb, 2 * parameters / 1e9 / tensor_parallel
+        if want > have:
+            problem = f"memory: weights of {want:.1f} GB do not fit into {have:.1f}; raise tensor_parallel"
     limit = f"max_workers of {group.name}={offer.most(group)}" if is_pool_full else f"max_actors={engine.max_actors}"
-    return _use(offer, group, nodes, resources, limit, "")
+    return _use(offer, group, nodes, resources, limit, problem)
 
 
 def training_use(
@@ -252,6 +264,25 @@ def stage_plan(name: str, samples: int | None, use: PoolUse | None, offer: Offer
         f"{seconds / 3600:,.2f} h × ${standing.dollars_per_hour:.4g} = ${dollars:,.2f}"
     )
     return StagePlan(name, samples, use, work, seconds, dollars, formula)
+
+
+def operations(architecture: Architecture, stage: StageConfig, train: TrainConfig, load: Load) -> str:
+    """The terms of a training stage's operations (train/memory.py), per sample."""
+    shape, decoder = model_shape(architecture), architecture.decoder
+    total = stage_flops(architecture, stage, train.activation_checkpointing, load) / load.samples
+    weights, passes = shape.language.num_parameters, 3 if "language" in stage.trained else 2
+    forward = 2.0 * load.tokens
+    terms = [(f"{load.tokens} tokens × 2 × {weights / 1e9:.4g} B × {passes} passes", forward * weights * passes)]
+    if train.activation_checkpointing == "full":
+        again = decoder.layers * decoder.matrices
+        terms.append((f"{load.tokens} × 2 × {again / 1e9:.4g} B once again", forward * again))
+    tower, learns = shape.vision.num_parameters, "vision" in stage.trained
+    passes = (4 if train.activation_checkpointing == "full" else 3) if learns else 1
+    patches = shape.patches_per_image * load.images
+    terms.append((f"{patches:g} patches × 2 × {tower / 1e9:.3g} B × {passes}", 2.0 * patches * tower * passes))
+    said = " + ".join(f"{what} = {part:.4g}" for what, part in terms)
+    rest = total - sum(part for _, part in terms)
+    return f"a sample is {said}; attention and connector {rest:.3g}; together {total:.4g} operations × {load.samples:,}"
 
 
 def number(value: float) -> str:

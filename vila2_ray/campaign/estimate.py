@@ -81,8 +81,13 @@ def read_architecture(config: Config) -> Architecture | None:
 
 
 def cost_of(stage: plans.Stage, config: Config, architecture: Architecture, samples: int | None) -> StageCost:
-    load = Load(samples or 0, _sample_tokens(stage, config), 1.0)
+    load = load_of(stage, config, samples)
     return stage_cost(architecture, plans.settings_of(stage, config), config.train, config.planning, load)
+
+
+def load_of(stage: plans.Stage, config: Config, samples: int | None) -> Load:
+    """What a training stage's samples are on average."""
+    return Load(samples or 0, _sample_tokens(stage, config), 1.0)
 
 
 def _row(

@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import get_args
 
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.clusterfile import NodeGroup
 from vila2_ray.campaign.clusterplan import (
     ClusterPlan,
     Offer,
     PoolUse,
     StagePlan,
     caption_use,
+    operations,
     stage_plan,
     training_use,
 )
-from vila2_ray.campaign.estimate import cost_of, counted, latest_finished, read_architecture, stage_samples
+from vila2_ray.campaign.estimate import cost_of, counted, latest_finished, load_of, read_architecture, stage_samples
 from vila2_ray.campaign.ledger import Entry, read_ledger
 from vila2_ray.campaign.pricelist import PriceBook
 from vila2_ray.config import Config, TrainingStage
@@ -82,20 +84,21 @@ def _stage(
     architecture: Architecture | None,
     measured: Mapping[str, Entry],
 ) -> StagePlan:
-    samples, use = stage_samples(stage, config, counts), None
+    parameters = sum(architecture.parameters().values()) if architecture else 0
+    samples, use, work = stage_samples(stage, config, counts), None, ""
     if stage.kind in get_args(TrainingStage):
         if architecture is not None and samples:
             cost, settings = cost_of(stage, config, architecture, samples), plans.settings_of(stage, config)
-            parameters = sum(architecture.parameters().values())
             use = training_use(offer, settings, config, cost, parameters, samples)
+            work = operations(architecture, settings, config.train, load_of(stage, config, samples))
     elif stage.kind == "recaption":
         engine = config.recaption.engine
-        use = caption_use(offer, engine, config)
+        use = caption_use(offer, engine, config, parameters)
         if use is not None and (rate := _measured_rate(measured, use)):
-            use = caption_use(offer, engine, config, rate)
+            use = caption_use(offer, engine, config, parameters, rate)
     else:  # a caption of every held-out sample by one actor; short answers to questions are not counted
-        use = caption_use(offer, replace(config.recaption.engine, min_actors=1, max_actors=1), config)
-    return stage_plan(stage.name, samples, use, offer)
+        use = caption_use(offer, replace(config.recaption.engine, min_actors=1, max_actors=1), config, parameters)
+    return replace(stage_plan(stage.name, samples, use, offer), operations=work)
 
 
 def _measured_rate(measured: Mapping[str, Entry], use: PoolUse) -> float:
@@ -114,15 +117,14 @@ def _notes(config: Config, book: PriceBook, stages: tuple[StagePlan, ...]) -> tu
         notes.append(
             f"{', '.join(missing)}: no pool of {config.cluster} has labels and room for it, or its model is not known."
         )
-    if unpriced := {plan.use.group for plan in stages if plan.use and not _is_priced(book, plan.use)}:
+    if unpriced := [group.name for group in book.groups if not _is_priced(book, group)]:
         default = config.prices.node_dollars_per_hour
-        notes.append(f"{', '.join(sorted(unpriced))}: no price known; prices.node_dollars_per_hour={default} is taken.")
+        notes.append(f"{', '.join(unpriced)}: no price known; prices.node_dollars_per_hour={default} is taken.")
     if any(group.labels for group in book.groups) and not config.train.label_selector:
         notes.append("No label selectors are set: where a stage lands is Ray's choice, and may be another pool.")
     notes.append("Not counted: index, filters, screening, report and export; requests and disks; idle time between.")
     return tuple(notes)
 
 
-def _is_priced(book: PriceBook, use: PoolUse) -> bool:
-    group = book.group(use.group)
-    return group is None or "prices.node_dollars_per_hour" not in book.price(group.name, group.market).basis
+def _is_priced(book: PriceBook, group: NodeGroup) -> bool:
+    return not (group.at_most or group.is_head) or book.price(group.name, group.market).is_listed
