@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vila2_ray.campaign.clusterplan import ClusterPlan, Resource, StagePlan, number
+from vila2_ray.campaign.clusterplan import ClusterPlan, StagePlan
+from vila2_ray.campaign.paces import Resource, number
 from vila2_ray.cli_tables import clock, console, count
 from vila2_ray.config import Config
 from vila2_ray.train.memory import GB

@@ -1,15 +1,7 @@
 """What a campaign takes on a given cluster, by arithmetic that a reader can do again: nodes, time, dollars, what binds.
 
 Each stage keeps its own pool of nodes busy, one stage after the other. Its work could go on at the pace of each of
-several resources, which work side by side; the slowest binds:
-
-    GPUs      captions: stated or measured rate of an actor × actors, for another GPU than the rate's by the smaller of
-              their ratios of computing and of memory bandwidth · training: operations ÷ (GPUs × peak × utilization)
-    network   bytes of the images that pass ÷ what the pool's machines take in
-    decoding  images ÷ (CPUs × images that one of them reads, decodes and resizes)
-    gradients of N nodes, each step: (N − 1) ÷ N of 2 × 4 bytes a trained parameter, between copies of the model; where
-              one copy spans nodes, 4 bytes, and 2 × 2 bytes of every parameter for each micro-batch ÷ what a machine's
-              network takes in
+several resources (paces.py), which work side by side; the slowest binds.
 
 A pool's time is longer by `spot_overhead` where its machines are spot, and begins with `start_minutes`. Paid for are
 the pool from its start to `idle_minutes` after its end, and head and least nodes of other pools as long as the stage
@@ -23,25 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vila2_ray.campaign.clusterfile import NodeGroup
-from vila2_ray.campaign.pricelist import Machine, PriceBook
-from vila2_ray.config import Config, EngineConfig, PlanningConfig, StageConfig, TrainConfig
-from vila2_ray.errors import ConfigError
-from vila2_ray.model.architecture import Architecture
-from vila2_ray.train.memory import Load, StageCost, model_shape, stage_flops
-from vila2_ray.train.throughput import peak_flops
-
-TFLOP = 1e12
-
-
-@dataclass(frozen=True)
-class Resource:
-    """How fast a stage could go if nothing else bound it."""
-
-    name: str
-    per_second: float
-    """Samples of the stage."""
-    basis: str
-    """The same as a formula with its numbers."""
+from vila2_ray.campaign.paces import TFLOP, Resource, caption_rate, gradients, image_resources, number, peak
+from vila2_ray.campaign.pricelist import PriceBook
+from vila2_ray.config import Config, EngineConfig, PlanningConfig, StageConfig
+from vila2_ray.train.memory import StageCost
 
 
 @dataclass(frozen=True)
@@ -167,13 +144,13 @@ def caption_use(
     nodes = min(offer.most(group), math.ceil(engine.max_actors / per_node))
     actors = min(engine.max_actors, nodes * per_node)
     is_pool_full = offer.most(group) * per_node <= engine.max_actors
-    rate, how = _caption_rate(config, machine, offer.book)
+    rate, how = caption_rate(config, machine, offer.book)
     resources, variants = [], config.recaption.num_variants
     if measured:
         resources.append(Resource("GPUs", measured * nodes, f"{measured:.4g}/s of a node, measured × {nodes} nodes"))
     elif rate:
         resources.append(Resource("GPUs", rate * actors, f"{how} × {actors} actors"))
-    images = _image_resources(nodes, machine, min(group.cpus * nodes, engine.cpus_per_actor * actors), config)
+    images = image_resources(nodes, machine, min(group.cpus * nodes, engine.cpus_per_actor * actors), config)
     # an image is read and decoded once for all its variants
     resources += [
         Resource(one.name, one.per_second * variants, one.basis + (f" × {variants} variants" if variants > 1 else ""))
@@ -203,46 +180,19 @@ def training_use(
     elif cost.fits is False:
         problem = f"memory: does not fit ({cost.remedy})"
     gpus = train.num_workers * train.gpus_per_worker
-    peak = config.planning.gpu_tflops or _peak(machine, config.planning) / TFLOP
+    tflops = config.planning.gpu_tflops or peak(machine, config.planning) / TFLOP
     resources = []
-    if peak and gpus:
+    if tflops and gpus:
         share = config.planning.utilization
-        seconds = cost.flops / (gpus * peak * TFLOP * share)
-        basis = f"{cost.flops:.4g} operations ÷ ({gpus:g} GPUs × {peak:g} TFLOP/s × {share:g}) = {seconds:,.0f} s"
+        seconds = cost.flops / (gpus * tflops * TFLOP * share)
+        basis = f"{cost.flops:.4g} operations ÷ ({gpus:g} GPUs × {tflops:g} TFLOP/s × {share:g}) = {seconds:,.0f} s"
         resources.append(Resource("GPUs", samples / seconds, basis))
     workers = train.num_workers * (train.data_workers + 1)  # each rank has a reading thread of its own
-    resources += _image_resources(nodes, machine, min(group.cpus * nodes, workers), config)
+    resources += image_resources(nodes, machine, min(group.cpus * nodes, workers), config)
     if machine and machine.network and nodes > 1:
         per_step = samples / max(1, cost.num_steps)
-        resources.append(_gradients(nodes, per_node, machine, stage, train, cost.trained, parameters, per_step))
+        resources.append(gradients(nodes, per_node, machine, stage, train, cost.trained, parameters, per_step))
     return _use(offer, group, nodes, resources, f"train.num_workers={train.num_workers}", problem)
-
-
-def _gradients(
-    nodes: int,
-    per_node: int,
-    machine: Machine,
-    stage: StageConfig,
-    train: TrainConfig,
-    trained: int,
-    parameters: int,
-    samples_per_step: float,
-) -> Resource:
-    """What crosses a machine's network in a step, as train/shard.py lays models out."""
-    size = train.shard_size or min(train.num_workers, per_node)
-    if size <= per_node:
-        sent, what = 8.0 * trained, f"8 bytes × {trained / 1e9:.4g} B trained"
-    else:
-        pieces = max(1, math.ceil(stage.batch_size / (train.num_workers * stage.micro_batch_size)))
-        sent = 4.0 * trained + 4.0 * parameters * pieces
-        what = f"4 bytes × ({trained / 1e9:.4g} B trained + {pieces} × {parameters / 1e9:.4g} B)"
-    bytes_per_second = machine.network * 1e9 / 8
-    seconds = sent * (nodes - 1) / nodes / bytes_per_second
-    basis = (
-        f"{samples_per_step:,.1f} a step ÷ ({nodes - 1}/{nodes} × {what} ÷ ({machine.network:g} Gbit/s ÷ 8) "
-        f"= {seconds:,.3g} s)"
-    )
-    return Resource("gradients", samples_per_step / seconds, basis)
 
 
 def stage_plan(name: str, samples: int | None, use: PoolUse | None, offer: Offer) -> StagePlan:
@@ -266,73 +216,12 @@ def stage_plan(name: str, samples: int | None, use: PoolUse | None, offer: Offer
     return StagePlan(name, samples, use, work, seconds, dollars, formula)
 
 
-def operations(architecture: Architecture, stage: StageConfig, train: TrainConfig, load: Load) -> str:
-    """The terms of a training stage's operations (train/memory.py), per sample."""
-    shape, decoder = model_shape(architecture), architecture.decoder
-    total = stage_flops(architecture, stage, train.activation_checkpointing, load) / load.samples
-    weights, passes = shape.language.num_parameters, 3 if "language" in stage.trained else 2
-    forward = 2.0 * load.tokens
-    terms = [(f"{load.tokens} tokens × 2 × {weights / 1e9:.4g} B × {passes} passes", forward * weights * passes)]
-    if train.activation_checkpointing == "full":
-        again = decoder.layers * decoder.matrices
-        terms.append((f"{load.tokens} × 2 × {again / 1e9:.4g} B once again", forward * again))
-    tower, learns = shape.vision.num_parameters, "vision" in stage.trained
-    passes = (4 if train.activation_checkpointing == "full" else 3) if learns else 1
-    patches = shape.patches_per_image * load.images
-    terms.append((f"{patches:g} patches × 2 × {tower / 1e9:.3g} B × {passes}", 2.0 * patches * tower * passes))
-    said = " + ".join(f"{what} = {part:.4g}" for what, part in terms)
-    rest = total - sum(part for _, part in terms)
-    return f"a sample is {said}; attention and connector {rest:.3g}; together {total:.4g} operations × {load.samples:,}"
-
-
-def number(value: float) -> str:
-    """Four digits, without powers of ten."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
 def _use(
     offer: Offer, group: NodeGroup, nodes: int, resources: Sequence[Resource], limit: str, problem: str
 ) -> PoolUse:
     ordered = tuple(sorted(resources, key=lambda resource: resource.per_second))
     machine = offer.book.machine_name(group.name) or group.name
     return PoolUse(group.name, machine, group.market, nodes, offer.price(group), ordered, limit, problem)
-
-
-def _caption_rate(config: Config, machine: Machine | None, book: PriceBook) -> tuple[float, str]:
-    """Captions per second of an actor on the pool's GPU, and how it is reckoned."""
-    rates = config.rates
-    told = f"{rates.captions:g}/s ({rates.basis or 'stated'})"
-    if not rates.gpu or machine is None or not machine.gpu or machine.gpu == rates.gpu:
-        return rates.captions, told
-    known = next((other for other in book.machines.values() if other.gpu == rates.gpu), Machine())
-    have, stated = peak_flops(machine.gpu) or 0.0, peak_flops(rates.gpu) or 0.0
-    if not (have and stated and known.gpu_bandwidth and machine.gpu_bandwidth):
-        remedy = f"cannot be compared with {machine.gpu}; measure rates.captions on one and leave rates.gpu empty"
-        raise ConfigError("rates.gpu", rates.gpu, remedy)
-    pace = machine.gpu_bandwidth / known.gpu_bandwidth
-    share, why = min(
-        (have / stated, f"{have / TFLOP:g} ÷ {stated / TFLOP:g} TFLOP/s"),
-        (pace, f"{machine.gpu_bandwidth:g} ÷ {known.gpu_bandwidth:g} GB/s"),
-    )
-    share = min(1.0, share)
-    rate = rates.captions * share
-    return rate, f"{told} × {why} ({machine.gpu} beside {rates.gpu}, not measured) = {rate:.4g}/s"
-
-
-def _image_resources(nodes: int, machine: Machine | None, cpus: float, config: Config) -> list[Resource]:
-    """How many images a second the pool reads, and decodes."""
-    size, rate = config.planning.bytes_per_image, config.rates.decoded_images
-    found = [Resource("decoding", cpus * rate, f"{cpus:g} CPUs × {rate:g} images/s")] if cpus else []
-    if machine and machine.network:
-        bytes_per_second = nodes * machine.network * 1e9 / 8
-        basis = f"{nodes} × {machine.network:g} Gbit/s ÷ 8 ÷ {size:,} bytes"
-        found.append(Resource("network", bytes_per_second / size, basis))
-    return found
-
-
-def _peak(machine: Machine | None, planning: PlanningConfig) -> float:
-    """Operations per second of one of a machine's GPUs, dense bfloat16; 0 where they are not known."""
-    return peak_flops(machine.gpu if machine and machine.gpu else planning.gpu) or 0.0
 
 
 def _matches(selector: dict[str, str], group: NodeGroup) -> bool:

@@ -14,12 +14,12 @@ from vila2_ray.campaign.clusterplan import (
     PoolUse,
     StagePlan,
     caption_use,
-    operations,
     stage_plan,
     training_use,
 )
 from vila2_ray.campaign.estimate import cost_of, counted, latest_finished, load_of, read_architecture, stage_samples
 from vila2_ray.campaign.ledger import Entry, read_ledger
+from vila2_ray.campaign.paces import operations
 from vila2_ray.campaign.pricelist import PriceBook
 from vila2_ray.config import Config, TrainingStage
 from vila2_ray.errors import ConfigError
