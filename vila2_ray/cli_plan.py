@@ -16,9 +16,8 @@ _UNKNOWN = "–"
 
 def print_cluster_plan(plan: ClusterPlan, config: Config) -> None:
     """A row a stage, the sum, then how each kind of stage is reckoned."""
-    columns = [Column(name, justify="right") for name in ("samples", "nodes", "time", "$")]
-    head = ("stage", columns[0], columns[1], "of", *columns[2:], "binds")
-    table = Table(*head, title=config.cluster, title_justify="left")
+    samples, num_nodes, time, dollars = (Column(n, justify="right") for n in ("samples", "nodes", "time", "$"))
+    table = Table("stage", samples, num_nodes, "of", time, dollars, "binds", title=config.cluster, title_justify="left")
     for stage in plan.stages:
         use = stage.use
         nodes, machine = (f"{use.num_nodes}", f"{use.machine} {use.market.replace('_', ' ')}") if use else ("", "")

@@ -65,27 +65,28 @@ def print_training(costs: Mapping[str, StageCost], planning: PlanningConfig) -> 
 
 def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str, Any] | None) -> None:
     """Each stage: done, running, missing or not needed, with counts."""
-    columns = "stage", "state", *_right("done", "of"), "", *_right("time", "GPU-hours", "$")
-    table = Table(*columns, title=uri, title_justify="left")
+    costs = _right("time", "GPU-hours", "$")
+    table = Table("stage", "state", *_right("done", "of"), "", *costs, title=uri, title_justify="left")
     for stage in stages:
         state = f"[{_STATES.get(stage.state, '')}]{stage.state}[/]" if stage.state in _STATES else stage.state
         counts = ("", "", "")
         if stage.unit and (stage.done or stage.total):
             counts = f"{stage.done:,}", f"{stage.total:,}" if stage.total else "", stage.unit
-        gpu_hours = f"{stage.gpu_seconds / 3600:,.1f}" if stage.gpu_seconds else ""
-        cost = _dollars(stage.dollars) if stage.dollars else ""
-        table.add_row(stage.name, state, *counts, clock(stage.seconds or None, ""), gpu_hours, cost)
-    if dollars := sum(stage.dollars for stage in stages):
-        gpu_hours = sum(stage.gpu_seconds for stage in stages) / 3600
-        seconds = sum(stage.seconds for stage in stages)
+        table.add_row(stage.name, state, *counts, *_cost(stage.seconds, stage.gpu_seconds, stage.dollars))
+    sums = [sum(part) for part in zip(*((s.seconds, s.gpu_seconds, s.dollars) for s in stages), strict=True)]
+    if any(sums):
         table.add_section()
-        table.add_row(
-            "together", "", "", "", "", clock(seconds), f"{gpu_hours:,.1f}" if gpu_hours else "", _dollars(dollars)
-        )
+        table.add_row("together", "", "", "", "", *_cost(*sums))
     out = console()
     out.print(table)
     if promoted:
         out.print(f"promoted: {promoted['model']}")
+
+
+def _cost(seconds: float, gpu_seconds: float, dollars: float) -> tuple[str, str, str]:
+    """Cells; empty where there is nothing to tell."""
+    gpu_hours = f"{gpu_seconds / 3600:,.1f}" if gpu_seconds else ""
+    return clock(seconds or None, ""), gpu_hours, _dollars(dollars) if dollars else ""
 
 
 def print_costs(costs: CaptionCosts) -> None:

@@ -67,8 +67,8 @@ def _recaption(job: RecaptionJob, progress: Progress, brake: Brake) -> Recaption
     alone = is_last_try = False
     while ranges:
         unanswered = set(ranges)
-        with contextlib.closing(_summaries(job, ranges, name, alone, is_last_try, brake)) as rows:
-            for row in rows:
+        with contextlib.closing(_summaries(job, ranges, name, alone, is_last_try, brake)) as summaries:
+            for row in summaries:
                 unanswered.discard(course.take(row))
                 if course.is_drained:
                     break
