@@ -155,19 +155,26 @@ def report(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
 @app.command()
 def export(
     campaign: CampaignUri = DEFAULT_CAMPAIGN,
-    to: Annotated[str, typer.Option(help="Folder to write to. Default: <campaign>/export/<format>.")] = "",
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format.captions,
+    overrides: Overrides = None,
+    to: Annotated[str, typer.Option(help="Folder. Default: export.to, else <campaign>/export/<format>.")] = "",
+    format: Annotated[Format | None, typer.Option(help="What to write. Default: export.format.")] = None,
 ) -> None:
-    """Write the fused data set (with pixels), or the captions alone, with a data card."""
+    """Write the fused data set (with pixels), or the captions alone, with a data card and Croissant metadata.
+
+    export.policy says what is left out, warned of or refused; fields below export. and screen.takedown may be given.
+    """
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.campaign.exporting import export_campaign
+    from vila2_ray.campaign.exporting import export_campaign, export_config
     from vila2_ray.cli_progress import shown_progress
     from vila2_ray.storage import Store
 
     found = Campaign(campaign)
+    config = export_config(found, overrides or [])
+    kind = format.value if format else config.export.format
+    folder = Store(to or config.export.to) if to or config.export.to else found.store.sub("export", kind)
     with shown_progress() as progress:
-        export_campaign(found, to, format.value, progress)
-    print((Store(to) if to else found.store.sub("export", format.value)).uri)
+        export_campaign(found, folder.uri, kind, progress, config=config)
+    print(folder.uri)
 
 
 @app.command()
