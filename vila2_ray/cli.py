@@ -1,7 +1,7 @@
 """`vila2 …`: parses, calls the room that does the work, prints what came out. Rooms are imported when a command runs.
 
 Exit codes: 0 done · 1 something failed · 2 a mistake in the command, the configuration or the corpus · 3 another driver
-runs this campaign · 130 interrupted. VILA2_DEBUG=1 shows tracebacks.
+runs this campaign · 4 the budget is spent · 130 interrupted. VILA2_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, Vila2Error
+from vila2_ray.errors import BudgetSpent, CampaignBusy, ConfigError, CorpusError, Vila2Error
 
 app = typer.Typer(
     name="vila2",
@@ -56,13 +56,23 @@ class Skill(str, Enum):
 
 @app.command()
 def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
-    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs."""
+    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs.
+
+    With cluster=FILE (cluster launcher, KubeRay): on that cluster, with its nodes, and what binds each stage.
+    """
     from vila2_ray.campaign.estimate import estimate, training_costs
     from vila2_ray.cli_tables import print_plan, print_training
     from vila2_ray.recipe import load_config
 
     config = load_config(recipe, overrides)
-    print_plan(estimate(config))
+    if config.cluster:
+        from vila2_ray.campaign.outlook import cluster_plan, on_its_machines
+        from vila2_ray.cli_plan import print_cluster_plan
+
+        print_cluster_plan(cluster_plan(config), config)
+        config = on_its_machines(config)
+    else:
+        print_plan(estimate(config))
     print_training(training_costs(config), config.planning)
 
 
@@ -103,12 +113,13 @@ def stop(campaign: CampaignUri = DEFAULT_CAMPAIGN, address: Address = None) -> N
 
 @app.command()
 def status(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
-    """Each stage of a campaign: done, running or missing, with counts; then the scores so far."""
+    """Each stage of a campaign: done, running or missing, with counts and cost; then the scores so far."""
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.cli_tables import print_scores, print_status
+    from vila2_ray.cli_tables import print_costs, print_scores, print_status
 
     found = Campaign(campaign)
     print_status(found.uri, found.status(), found.promoted()["current"])
+    print_costs(found.caption_costs())
     print_scores(found.scores())
 
 
@@ -374,7 +385,8 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("VILA2_DEBUG"):
             raise
         print(f"vila2: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ConfigError, CorpusError)) else 3 if isinstance(error, CampaignBusy) else 1
+        codes = ((ConfigError, 2), (CorpusError, 2), (CampaignBusy, 3), (BudgetSpent, 4))
+        return next((code for kind, code in codes if isinstance(error, kind)), 1)
     return 0
 
 

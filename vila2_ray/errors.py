@@ -11,6 +11,7 @@
     ├── CampaignBusy         (RuntimeError)  another driver holds the campaign's lease
     ├── LeaseLost            (RuntimeError)  this driver held the lease and no longer does
     ├── EngineDied           (RuntimeError)  the generating engine is gone; its actor must be replaced
+    ├── BudgetSpent          (RuntimeError)  the campaign has cost what it may; more budget carries it on
     ├── UnknownModel         (LookupError)   nothing is served under that name
     ├── NotReady             (RuntimeError)  it will be served, or was; nothing answers for it now
     ├── Overloaded           (RuntimeError)  too many wait already; try again after some seconds
@@ -99,6 +100,20 @@ class CampaignBusy(Vila2Error, RuntimeError):
 
 class LeaseLost(Vila2Error, RuntimeError):
     """Another driver took the campaign over; this one must stop without writing."""
+
+
+class BudgetSpent(Vila2Error, RuntimeError):
+    """The campaign stopped before it cost more than `budget`; a higher one carries it on where it stands."""
+
+    def __init__(self, spent_dollars: float, budget_dollars: float, stage: str) -> None:
+        super().__init__(
+            f"{stage}: ${spent_dollars:,.2f} of budget={budget_dollars:g} dollars are spent; what is left is kept to "
+            "stop in. Finished work is kept: raise budget=… and run the same command to go on from here"
+        )
+        self.spent_dollars, self.budget_dollars, self.stage = spent_dollars, budget_dollars, stage
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.spent_dollars, self.budget_dollars, self.stage)
 
 
 def in_one_line(error: BaseException) -> str:

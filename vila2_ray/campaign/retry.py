@@ -17,6 +17,7 @@ from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import current_fingerprint, observe
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
+from vila2_ray.campaign.pricelist import PriceBook
 from vila2_ray.campaign.specialists import is_left_out
 from vila2_ray.campaign.state import Marker, check_fields, fence_markers, write_marker
 from vila2_ray.campaign.view import Run, connect_ray, digest_of
@@ -138,7 +139,7 @@ def _retry_sealed(work: Run, place: LayerPlace, reasons: tuple[str, ...], run: M
     job = _job(work, stage, place, target, next(iter(inputs)), metadata)
     connect_ray()
     num_samples = sum(run(_CopyShard(place, target, reasons, metadata), place.layer.shards()))
-    with Ledger(work.layout.store, work.config.prices).record(name) as figures:
+    with Ledger(work.layout.store, PriceBook.of(work.config)).record(name) as figures:
         summary = recaption(job, work.progress)
         figures.update(asdict(summary))
     write_marker(

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.budget import Budget
 from vila2_ray.campaign.inputs import stage_inputs
 from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
+from vila2_ray.campaign.pricelist import PriceBook
 from vila2_ray.campaign.promotion import fence_promotion, read_promoted
 from vila2_ray.campaign.saturation import Decision, decide
 from vila2_ray.campaign.specialists import final_is_needed
@@ -34,7 +36,7 @@ from vila2_ray.campaign.state import (
 from vila2_ray.campaign.view import Run
 from vila2_ray.config import Config
 from vila2_ray.errors import ConfigError, FingerprintError
-from vila2_ray.progress import NullProgress, Progress
+from vila2_ray.progress import NullProgress, Progress, Several
 from vila2_ray.recipe import to_yaml
 from vila2_ray.storage import Store
 
@@ -64,7 +66,8 @@ def run(
     """Carry the campaign on: to its end, `until` a stage, or for `only` one stage; `from_` redoes a stage and all
     later.
 
-    Raises CampaignBusy, ConfigError, FingerprintError, CorpusError, StageFailed, StorageError, LeaseLost.
+    Raises CampaignBusy, ConfigError, FingerprintError, CorpusError, StageFailed, StorageError, LeaseLost,
+    BudgetSpent.
     """
     store, progress = Store(config.campaign), progress or NullProgress()
     plan = plans.stages(config)
@@ -78,8 +81,10 @@ def run(
         markers = read_markers(store)
         check_fields(plan, config, markers)
         _write_configuration(store, config)
-        work = Run(config, markers, progress, lease.epoch, lease.check)
-        driver = _Driver(work, plan, lease, Ledger(store, config.prices))
+        ledger = Ledger(store, PriceBook.of(config))
+        budget = Budget(config.budget, config.budget_reserve_seconds, ledger)
+        work = Run(config, markers, Several(progress, budget), lease.epoch, lease.check)
+        driver = _Driver(work, plan, lease, ledger, budget)
         driver.go(selected, explicitly=only is not None)
         report = store.path("report/index.html") if store.exists("report/index.html") else None
         scores = read_main_scores(work.markers, config.rounds.metric)
@@ -87,8 +92,8 @@ def run(
 
 
 class _Driver:
-    def __init__(self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger) -> None:
-        self._work, self._plan, self._lease, self._ledger = work, plan, lease, ledger
+    def __init__(self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger, budget: Budget) -> None:
+        self._work, self._plan, self._lease, self._ledger, self._budget = work, plan, lease, ledger, budget
         self.ran: list[str] = []
         self.waits = ""
 
@@ -144,6 +149,7 @@ class _Driver:
             grows = stage.kind == "index" or (stage.kind in ("screen", "recaption") and same)
             if not grows and stage.name not in plans.LAST_STAGES:
                 self._refuse(stage, marker, inputs)
+        self._budget.check(stage.name)
         with self._ledger.record(stage.name) as figures:
             done = WORK[stage.kind](work, stage, name)
             figures.update(done.summary)

@@ -119,9 +119,18 @@ class Config:
     rates: RatesConfig = operational(factory=RatesConfig)
     planning: PlanningConfig = operational(factory=PlanningConfig)
     prices: PricesConfig = operational(factory=PricesConfig)
+    cluster: str = operational("")
+    """The file of the cluster that it runs on (cluster launcher, KubeRay): plan and ledger learn of its machines."""
+    budget: float = operational(0.0)
+    """Dollars, by the ledger, all attempts together; a campaign stops before it spends more. 0: no bound."""
+    budget_reserve_seconds: float = operational(120.0)
+    """What all nodes cost in so many seconds is kept back of the budget, to stop and save in."""
     serve: ServeConfig = operational(factory=ServeConfig)
 
     def __post_init__(self) -> None:
+        for name in ("budget", "budget_reserve_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "must not be negative; budget=0 is no bound")
         if unknown := set(self.specialists) - set(get_args(SkillName)):
             raise ConfigError("specialists", sorted(unknown), f"name some of {', '.join(get_args(SkillName))}, or none")
         if len(set(self.specialists)) < len(self.specialists):

@@ -28,6 +28,12 @@ def check_positive(prefix: str, obj: object, *names: str) -> None:
             raise ConfigError(f"{prefix}.{name}", getattr(obj, name), "must be greater than 0")
 
 
+def check_not_negative(prefix: str, obj: object, *names: str) -> None:
+    for name in names:
+        if getattr(obj, name) < 0:
+            raise ConfigError(f"{prefix}.{name}", getattr(obj, name), "must not be negative")
+
+
 def check_share(prefix: str, obj: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(obj, name) <= 1:

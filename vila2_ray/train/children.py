@@ -42,7 +42,7 @@ def run_child(
 
     `environment` is added to ours, without the variables that it says None of. Whatever the program started in its
     process group ends with it, and all of it ends with this process, however that ends. Raises OSError when there is
-    no such program.
+    no such program, and what `on_line` raises, when the program has been asked to end and has ended.
     """
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]}: no such program")
@@ -57,6 +57,8 @@ def run_child(
         start_new_session=True,
     )
 
+    raised: list[Exception] = []
+
     def read() -> None:
         assert process.stdout is not None
         with log.open("ab") as kept:
@@ -65,8 +67,12 @@ def run_child(
                 kept.flush()
                 text = line.decode(errors="replace").rstrip()
                 tail.append(text)
-                if on_line is not None:
-                    on_line(text)
+                if on_line is not None and not raised:
+                    try:
+                        on_line(text)
+                    except Exception as error:  # goes on reading, or the program would wait to be read
+                        raised.append(error)
+                        _ask_to_end(process)
 
     reader = threading.Thread(target=read, name="child-output", daemon=True)
     reader.start()
@@ -81,12 +87,19 @@ def run_child(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it left behind, which would also hold its output open
         reader.join()
+    if raised:
+        raise raised[0]
     return Ended(process.returncode, timed_out, list(tail))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask the group to end, and end it after a while."""
-    assert process.stdin is not None
-    process.stdin.close()
+    _ask_to_end(process)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(guardian.GRACE_SECONDS + 5)
+
+
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """The guardian ends its group when nobody holds the other end of its input."""
+    assert process.stdin is not None
+    process.stdin.close()

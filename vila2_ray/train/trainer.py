@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from vila2_ray.errors import StageFailed, Vila2Error
+from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error
 from vila2_ray.progress import Progress
 from vila2_ray.train.external import run_external
 from vila2_ray.train.feed import check_cpus
 from vila2_ray.train.job import TrainingJob, TrainingSummary
-from vila2_ray.train.loop import StepReport, Watch
+from vila2_ray.train.loop import Halted, StepReport, Watch
 from vila2_ray.train.parallelize import find_place
 from vila2_ray.train.work import open_remote, open_source, read_plan, read_summary, ready_plan, train_rank
 
@@ -53,7 +53,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     """The whole stage on the Ray cluster that this process is connected to.
 
     A dead worker is replaced `train.max_failures` times; training then goes on from the saved state.
-    Raises StageFailed when that was not enough or the loss is not a number, else what the ranks raised.
+    Raises StageFailed when that was not enough or the loss is not a number, else what the ranks raised. BudgetSpent,
+    which `progress` raises, is passed on when the ranks have saved their state.
     Where `train.command` is configured for the stage, it trains in their place.
     """
     if job.config.train.command_of(job.stage):
@@ -91,7 +92,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     )
     progress.start(job.title, plan.num_steps, "steps")
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, progress, stop), daemon=True)
+    spent: list[BudgetSpent] = []
+    watcher = threading.Thread(target=_watch, args=(board, progress, stop, spent), daemon=True)
     watcher.start()
     try:
         trainer.fit()
@@ -108,6 +110,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
         scratch.delete_tree()
     problem = ray.get(board.problem.remote())
     ray.kill(board)
+    if spent and read_summary(job, plan) is None:
+        raise spent[0]
     if isinstance(problem, Vila2Error) and (summary := read_summary(job, plan)) is None:
         raise problem
     progress.finish()
@@ -145,12 +149,19 @@ class _Board:
     def __init__(self) -> None:
         self._report: StepReport | None = None
         self._problem: Vila2Error | None = None
+        self._ends = False
 
     def tell(self, report: StepReport) -> None:
         self._report = report
 
     def report(self) -> StepReport | None:
         return self._report
+
+    def end(self) -> None:
+        self._ends = True
+
+    def is_ending(self) -> bool:
+        return self._ends
 
     def stopped(self, problem: Vila2Error) -> None:
         self._problem = self._problem or problem
@@ -180,7 +191,10 @@ def _work(config: dict[str, Any]) -> None:
     try:
         plan = read_plan(job)
         assert plan is not None, "the driver has written the plan"
-        train_rank(job, plan, open_remote(job), place, tell, Watch(lambda: get_preemption_info() is not None))
+        watch = Watch(lambda: get_preemption_info() is not None, is_ending=lambda: ray.get(board.is_ending.remote()))
+        train_rank(job, plan, open_remote(job), place, tell, watch)
+    except Halted:
+        return
     except StageFailed as failed:  # every rank sees the same loss and ends here: trying again would end the same
         ray.get(board.stopped.remote(failed))
     except Vila2Error as problem:
@@ -188,7 +202,8 @@ def _work(config: dict[str, Any]) -> None:
         raise
 
 
-def _watch(board: Any, progress: Progress, stop: threading.Event) -> None:
+def _watch(board: Any, progress: Progress, stop: threading.Event, spent: list[BudgetSpent]) -> None:
+    """Shows what the ranks tell; when that costs the last of the budget, has them save and end."""
     import ray
     from ray.exceptions import RayError
 
@@ -200,7 +215,11 @@ def _watch(board: Any, progress: Progress, stop: threading.Event) -> None:
             continue
         if report is not None and report.step != seen:
             seen = report.step
-            _show(progress, report)
+            try:
+                _show(progress, report)
+            except BudgetSpent as error:
+                spent.append(error)
+                board.end.remote()
 
 
 def _show(progress: Progress, report: StepReport) -> None:

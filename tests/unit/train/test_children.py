@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vila2_ray.errors import BudgetSpent
 from vila2_ray.train.children import run_child
 
 
@@ -76,3 +77,15 @@ def test_it_ends_with_us(tmp_path: Path, number: int) -> None:
     ours.send_signal(number)
     ours.wait(20)
     wait_until(lambda: not alive(pid))
+
+
+def test_it_is_asked_to_end_when_who_listens_raises_and_that_is_passed_on(tmp_path: Path) -> None:
+    script = "trap 'echo asked; exit 3' TERM; echo ready; while true; do sleep 0.05; done"
+
+    def listen(line: str) -> None:
+        raise BudgetSpent(5.0, 5.0, line)
+
+    with pytest.raises(BudgetSpent, match="ready"):
+        run_child(["sh", "-c", script], tmp_path / "log", on_line=listen)
+    said = (tmp_path / "log").read_text().splitlines()
+    assert (said[0], said[-1]) == ("ready", "asked")
