@@ -7,12 +7,14 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vila2_ray import logs
 from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
@@ -39,6 +41,7 @@ SUMMARY = pa.schema(
         pa.field("captioned", pa.int32()),  # captions that the engine wrote
         pa.field("kept", pa.int32()),
         pa.field("failed", pa.int32()),
+        pa.field("reasons", pa.list_(pa.string())),  # of the failed rows, one each
         pa.field("not_selected", pa.int32()),
         pa.field("tokens", pa.int64()),
         pa.field("actor", pa.string()),
@@ -64,6 +67,8 @@ class ActorSpec:
     """Keyword arguments of `open_engine`."""
     is_last_try: bool = False
     """Whether a range that the engine fails whole is written as failed rows; if not, it is only told of."""
+    about: dict[str, str] = field(default_factory=logs.about)
+    """What its records are about: what the driver's are."""
 
     @classmethod
     def of(cls, job: RecaptionJob, is_last_try: bool = False) -> ActorSpec:
@@ -83,6 +88,7 @@ class CaptionActor:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._opening = threading.Lock()
         self._opened: EngineFeed | None = None
+        logs.adopt(spec.about)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._one(piece) for piece in batch.to_pylist()]
@@ -115,10 +121,14 @@ class CaptionActor:
         began = time.monotonic()
         table = to_table([*rows, *piece["settled"]], start, stop, plan.num_variants)
         self._spec.parts.write(source, shard, start, stop, table)
+        reasons = [row["error"] for row in rows if row["error"]]
+        if reasons:
+            logs.tell("dead letters", source=source, shard=shard, start=start, stop=stop, reasons=Counter(reasons))
         return {
             "captioned": num_captioned,
             "kept": piece["num_kept"],
             "failed": len(rows) - num_captioned,
+            "reasons": reasons,
             "not_selected": len(piece["settled"]) - piece["num_kept"],
             "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
             "engine": f"{feed.engine.name} {feed.engine.version}",
