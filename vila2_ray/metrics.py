@@ -22,6 +22,7 @@ class Metric:
     kind: Literal["counter", "gauge"]
     unit: str
     told: str
+    """In ASCII: Ray takes nothing else."""
     label: str = ""
     """A third label, beside campaign and stage."""
     figure: str = ""
@@ -54,7 +55,7 @@ STAGE_RUNNING = _gauge("stage_running", "1 or 0", "Whether the stage is under wa
 STAGE_DONE = _gauge("stage_done", "by label", "Units of the stage that are finished, earlier runs' too", "unit")
 STAGE_TOTAL = _gauge("stage_total", "by label", "Units that the stage has; 0 where it is not known", "unit")
 STAGE_SECONDS = _gauge("stage_seconds", "seconds", "Time spent on the stage, all attempts")
-STAGE_GPU_SECONDS = _gauge("stage_gpu_seconds", "GPU-seconds", "GPUs held × time, all attempts")
+STAGE_GPU_SECONDS = _gauge("stage_gpu_seconds", "GPU-seconds", "GPUs held, times seconds, all attempts")
 STAGE_DOLLARS = _gauge("stage_dollars", "dollars", "What the stage has cost by the price list, all attempts")
 CAPTIONS_JUDGED = _gauge("captions_judged", "captions", "Captions that the stage's filters have looked at")
 CAPTIONS_KEPT = _gauge("captions_kept", "captions", "Captions without a flag")

@@ -21,22 +21,24 @@ class Exposed:
         self._campaign = campaign
         self._made: dict[Metric, Any] = {}
         self._handed: dict[tuple[Metric, tuple[str, ...]], float] = {}
-        self._has_failed = False
+        self._has_warned = False
 
     def show(self, values: Iterable[Value]) -> None:
         """Set every gauge, and what counters have grown by."""
         ray = sys.modules.get("ray")
-        if ray is None or self._has_failed or not ray.is_initialized():
+        if ray is None or not ray.is_initialized():
             return
         try:
             for metric, labels, value in values:
                 self._one(metric, labels, value)
         except Exception as error:  # a campaign does not fail because it cannot be watched
-            self._has_failed = True
-            logging.getLogger(__name__).warning("metrics are no longer shown: %s", type(error).__name__)
+            if not self._has_warned:
+                logging.getLogger(__name__).warning("metrics cannot be shown: %s", type(error).__name__)
+            self._has_warned = True
 
     def _one(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        tags = dict(zip(metric.labels, (self._campaign, *labels), strict=True))
+        values = (_in_ascii(label) for label in (self._campaign, *labels))
+        tags = dict(zip(metric.labels, values, strict=True))
         made = self._made.get(metric) or self._make(metric)
         if metric.kind == "gauge":
             made.set(value, tags)
@@ -52,3 +54,8 @@ class Exposed:
         kind = Counter if metric.kind == "counter" else Gauge
         self._made[metric] = made = kind(metric.recorded, f"{metric.told} [{metric.unit}]", metric.labels)
         return made
+
+
+def _in_ascii(label: str) -> str:
+    """Ray takes no other labels; a campaign's folder may have any name."""
+    return label.encode("ascii", "backslashreplace").decode()
