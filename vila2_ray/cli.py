@@ -56,13 +56,23 @@ class Skill(str, Enum):
 
 @app.command()
 def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
-    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs."""
+    """The stages of a campaign with samples, tokens, time and cost, and the memory of training. Nothing runs.
+
+    With cluster=FILE (cluster launcher, KubeRay): on that cluster, with its nodes, and what binds each stage.
+    """
     from vila2_ray.campaign.estimate import estimate, training_costs
     from vila2_ray.cli_tables import print_plan, print_training
     from vila2_ray.recipe import load_config
 
     config = load_config(recipe, overrides)
-    print_plan(estimate(config))
+    if config.cluster:
+        from vila2_ray.campaign.outlook import cluster_plan, on_its_machines
+        from vila2_ray.cli_plan import print_cluster_plan
+
+        print_cluster_plan(cluster_plan(config), config)
+        config = on_its_machines(config)
+    else:
+        print_plan(estimate(config))
     print_training(training_costs(config), config.planning)
 
 
@@ -106,16 +116,17 @@ def status(
     campaign: CampaignUri = DEFAULT_CAMPAIGN,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until its driver ends.")] = False,
 ) -> None:
-    """Each stage of a campaign: done, running or missing, with counts; then the scores so far."""
+    """Each stage of a campaign: done, running or missing, with counts and cost; then the scores so far."""
     if watch:
         from vila2_ray.cli_watch import watch as watch_it
 
         raise typer.Exit(watch_it(campaign))
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.cli_tables import print_scores, print_status
+    from vila2_ray.cli_tables import print_costs, print_scores, print_status
 
     found = Campaign(campaign)
     print_status(found.uri, found.status(), found.promoted()["current"])
+    print_costs(found.caption_costs())
     print_scores(found.scores())
 
 
@@ -151,19 +162,26 @@ def report(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
 @app.command()
 def export(
     campaign: CampaignUri = DEFAULT_CAMPAIGN,
-    to: Annotated[str, typer.Option(help="Folder to write to. Default: <campaign>/export/<format>.")] = "",
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format.captions,
+    overrides: Overrides = None,
+    to: Annotated[str, typer.Option(help="Folder. Default: export.to, else <campaign>/export/<format>.")] = "",
+    format: Annotated[Format | None, typer.Option(help="What to write. Default: export.format.")] = None,
 ) -> None:
-    """Write the fused data set (with pixels), or the captions alone, with a data card."""
+    """Write the fused data set (with pixels), or the captions alone, with a data card and Croissant metadata.
+
+    export.policy says what is left out, warned of or refused; fields below export. and screen.takedown may be given.
+    """
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.campaign.exporting import export_campaign
+    from vila2_ray.campaign.exporting import export_campaign, export_config
     from vila2_ray.cli_progress import shown_progress
     from vila2_ray.storage import Store
 
     found = Campaign(campaign)
+    config = export_config(found, overrides or [])
+    kind = format.value if format else config.export.format
+    folder = Store(to or config.export.to) if to or config.export.to else found.store.sub("export", kind)
     with shown_progress() as progress:
-        export_campaign(found, to, format.value, progress)
-    print((Store(to) if to else found.store.sub("export", format.value)).uri)
+        export_campaign(found, folder.uri, kind, progress, config=config)
+    print(folder.uri)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from vila2_ray.campaign.api import StageStatus
 from vila2_ray.campaign.estimate import EstimateRow
+from vila2_ray.campaign.spending import CaptionCosts
 from vila2_ray.config import PlanningConfig
 from vila2_ray.report.data import RoundScores
 from vila2_ray.report.scorebook import MAIN, best_round, names_in_order, score, written
@@ -64,17 +65,48 @@ def print_training(costs: Mapping[str, StageCost], planning: PlanningConfig) -> 
 
 def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str, Any] | None) -> None:
     """Each stage: done, running, missing or not needed, with counts."""
-    table = Table("stage", "state", *_right("done", "of"), "", *_right("time"), title=uri, title_justify="left")
+    costs = _right("time", "GPU-hours", "$")
+    table = Table("stage", "state", *_right("done", "of"), "", *costs, title=uri, title_justify="left")
     for stage in stages:
         state = f"[{_STATES.get(stage.state, '')}]{stage.state}[/]" if stage.state in _STATES else stage.state
         counts = ("", "", "")
         if stage.unit and (stage.done or stage.total):
             counts = f"{stage.done:,}", f"{stage.total:,}" if stage.total else "", stage.unit
-        table.add_row(stage.name, state, *counts, clock(stage.seconds or None, ""))
+        table.add_row(stage.name, state, *counts, *_cost(stage.seconds, stage.gpu_seconds, stage.dollars))
+    sums = [sum(part) for part in zip(*((s.seconds, s.gpu_seconds, s.dollars) for s in stages), strict=True)]
+    if any(sums):
+        table.add_section()
+        table.add_row("together", "", "", "", "", *_cost(*sums))
     out = console()
     out.print(table)
     if promoted:
         out.print(f"promoted: {promoted['model']}")
+
+
+def _cost(seconds: float, gpu_seconds: float, dollars: float) -> tuple[str, str, str]:
+    """Cells; empty where there is nothing to tell."""
+    gpu_hours = f"{gpu_seconds / 3600:,.1f}" if gpu_seconds else ""
+    return clock(seconds or None, ""), gpu_hours, _dollars(dollars) if dollars else ""
+
+
+def print_costs(costs: CaptionCosts) -> None:
+    """Dollars per 1,000 captions, written and kept, beside people's; nothing before there are captions."""
+    for line in cost_lines(costs):
+        console().print(line, soft_wrap=True)
+
+
+def cost_lines(costs: CaptionCosts) -> list[str]:
+    """Sentences with their arithmetic."""
+    if not costs.num_captions or not costs.dollars:
+        return []
+    lines = []
+    for what, dollars in (("captioning alone", costs.dollars_of_passes), ("training included", costs.dollars)):
+        said = f"{what}: ${_dollars(dollars)} for {costs.num_captions:,} captions, "
+        said += f"${_dollars(costs.per_1000(dollars))} per 1,000"
+        if costs.num_accepted:
+            said += f"; ${_dollars(costs.per_1000_accepted(dollars))} per 1,000 of the {costs.num_accepted:,} kept"
+        lines.append(said)
+    return [*lines, f"people: ${costs.human_dollars_per_1000:g} per 1,000 (VILA²)"]
 
 
 def print_scores(scores: Sequence[Mapping[str, Any]], briefly: bool = False) -> None:

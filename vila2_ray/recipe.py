@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,19 +23,31 @@ def load_config(recipe: str = "tiny", overrides: list[str] | None = None) -> Con
 
     Raises ConfigError naming the field, its value and what would be right.
     """
+    return _resolved(recipe, overrides or [], lambda: _recipe_yaml(recipe))
+
+
+def override(config: Config, overrides: list[str]) -> Config:
+    """A resolved configuration with `key=value` on top. Raises ConfigError as `load_config` does."""
+    from omegaconf import OmegaConf
+
+    return _resolved(config.recipe, overrides, lambda: OmegaConf.create(to_yaml(config)))
+
+
+def _resolved(recipe: str, overrides: list[str], beneath: Callable[[], Any]) -> Config:
+    """What `beneath` reads and the overrides over the defaults."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     merged = OmegaConf.structured(Config)
     try:
-        for layer in (_recipe_yaml(recipe), _from_dotlist(overrides or [])):
+        for layer in (beneath(), _from_dotlist(overrides)):
             merged = OmegaConf.merge(merged, layer)
         config = OmegaConf.to_object(merged)
     except ConfigError:
         raise
     except OmegaConfBaseException as error:
-        name = error.full_key or _refused(overrides or []) or str(error.key or recipe)
-        given = _given(overrides or [], name)
+        name = error.full_key or _refused(overrides) or str(error.key or recipe)
+        given = _given(overrides, name)
         problem = (error.msg or str(error)).splitlines()[0].replace("$VALUE", str(given))
         raise ConfigError(name, given, f"{problem} (known here: {_known(name)})") from error
     assert isinstance(config, Config)

@@ -102,6 +102,19 @@ IMAGE_VERDICT = pa.schema(
 )
 """What screening found of each sample: one row per sample of the shard, in shard order."""
 
+HOOK_VERDICT = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),  # 0 to 1, of the worst of its images or texts; null where nothing was judged
+        pa.field("label", pa.string()),  # what that score is of
+        pa.field("problem", pa.string()),  # why something of the sample could not be judged; null where all was
+    ]
+)
+"""What an export hook says of each sample: one row per sample of the shard, in shard order."""
+
 PACK = pa.schema(
     [
         pa.field("sequence", pa.int64(), nullable=False),  # step t is the sequences [t·G, (t+1)·G)

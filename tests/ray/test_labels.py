@@ -12,9 +12,13 @@ from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
 from tests.unit.recaption.pictures import make_job, write_shards
+from vila2_ray.campaign.clusterfile import NodeGroup
+from vila2_ray.campaign.ledger import Ledger, read_ledger
+from vila2_ray.campaign.pricelist import Machine, PriceBook
 from vila2_ray.config import EngineConfig
 from vila2_ray.progress import NullProgress
 from vila2_ray.recaption.pipeline import recaption
+from vila2_ray.storage import Store
 
 LABEL = "ray-subcluster"
 
@@ -30,6 +34,25 @@ def pools() -> Iterator[dict[str, str]]:
     yield {node["NodeID"]: node["Labels"].get(LABEL, "") for node in ray.nodes()}
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_the_ledger_tells_the_nodes_of_each_pool_apart(pools: dict[str, str], tmp_path: Path) -> None:
+    """By their labels and resources, as the launcher's file has them; all that are up are paid for."""
+    groups = (
+        NodeGroup("head", "small", is_head=True),
+        NodeGroup("cpu", "small", cpus=1),
+        NodeGroup("recaption", "one", "spot", 1, 1, labels={LABEL: "recaption"}),
+        NodeGroup("train", "two", cpus=2, gpus=2, labels={LABEL: "train"}),
+    )
+    machines = {"small": Machine(on_demand=0.1), "one": Machine(spot=1.0), "two": Machine(on_demand=9.0)}
+    ledger = Ledger(Store(tmp_path), PriceBook(groups=groups, machines=machines))
+    with ledger.record("recaption-1"):
+        assert ledger.dollars_per_hour() == pytest.approx(0.1 + 0.1 + 1.0 + 9.0)
+    [entry] = read_ledger(Store(tmp_path))
+    assert {row["group"]: row["machine"] for row in entry.nodes} == {g.name: g.machine for g in groups}
+    assert {row["group"] for row in entry.nodes if row["market"] == "spot"} == {"recaption"}
+    assert entry.gpu_seconds == pytest.approx(3 * entry.seconds)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.unit.recaption.pictures import Known, bad_pictures, make_job, write_s
 from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.fake import fake_caption
-from vila2_ray.errors import CheckpointError, StageFailed, StorageError
+from vila2_ray.errors import BudgetSpent, CheckpointError, StageFailed, StorageError
 from vila2_ray.progress import NullProgress
 from vila2_ray.recaption.job import RecaptionJob
 from vila2_ray.recaption.pipeline import recaption
@@ -117,6 +117,29 @@ def test_the_last_full_pass_keeps_what_was_captioned(corpus: tuple[Path, Known])
     check(full, known)
     prompts = [row["prompt_id"] for row in full.layer.to_table().to_pylist()]
     assert prompts.count("brief") == summary.num_captioned
+
+
+class Stops(Course):
+    """Says after some ranges that the budget is spent, and says so again."""
+
+    def update(self, done: int, **figures: float | str) -> None:
+        super().update(done)
+        if len(self.done) > 4:
+            raise BudgetSpent(5.0, 5.0, "recaption-1")
+
+
+def test_a_spent_budget_loses_no_range_in_hand_and_more_of_it_goes_on(corpus: tuple[Path, Known]) -> None:
+    folder, known = corpus
+    engine = EngineConfig(name="fake", batch_size=8, max_actors=2, cpus_per_actor=0.5)
+    job, course = make_job(folder, "budget", range_rows=2, engine=engine), Stops()
+    with pytest.raises(BudgetSpent, match="raise budget="):
+        recaption(job, course)
+    ranges = sum(stop - start for found in job.parts.ranges().values() for start, stop in found)
+    safe = ranges + job.layer.to_table().num_rows
+    assert course.done[-1] == safe < 119, "all that was written has been told: no actor was cut off"
+    assert not [name for name in job.parts.store.list() if name.startswith("stop")]
+    assert recaption(job, NullProgress()).num_samples == 119 - safe
+    check(job, known)
 
 
 def fake_checkpoint(folder: Path, **behaviour: object) -> Path:

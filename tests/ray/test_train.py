@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.train import small
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.samples import Sample
-from vila2_ray.errors import StageFailed
+from vila2_ray.errors import BudgetSpent, StageFailed
 from vila2_ray.progress import NullProgress
 from vila2_ray.recipes.tiny import BASE_FOLDER
 from vila2_ray.train.trainer import run_training, train_in_process
@@ -96,3 +97,26 @@ def test_a_loss_that_is_no_number_stops_the_stage_at_once(tmp_path: Path) -> Non
     with pytest.raises(StageFailed, match=r"step 1: the loss is nan.*pretrain/0000"):
         run_training(job, NullProgress())
     assert not job.out.exists("config.json")
+
+
+class Stops(Heard):
+    """Says from the second step on that the budget is spent."""
+
+    def update(self, done: int, **figures: float | str) -> None:
+        super().update(done, **figures)
+        if "loss" in figures and done >= 2:
+            raise BudgetSpent(5.0, 5.0, "align")
+
+
+def test_a_spent_budget_saves_the_step_and_more_of_it_goes_on(tmp_path: Path) -> None:
+    long = ("align", "train.align.num_epochs=40", "train.num_workers=2", "train.cpus_per_worker=0.5")
+    expected = train_in_process(small.job(tmp_path / "1", *long), NullProgress())
+    job = small.job(tmp_path / "2", *long, "train.checkpoint_every_seconds=1e9")
+    with pytest.raises(BudgetSpent):
+        run_training(job, Stops())
+    step = json.loads(job.state.read_text("last.json"))["kept"][-1]["step"]
+    assert 2 <= step < expected.num_steps
+    heard = Heard()
+    summary = run_training(job, heard)
+    assert min(done for done, figures in heard.updates if "loss" in figures) > step
+    assert summary.losses == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in expected.losses]

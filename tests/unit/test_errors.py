@@ -25,6 +25,7 @@ MADE = [
     errors.UnknownModel("vlm-9", ("promoted",)),
     errors.NotReady("still loads"),
     errors.Overloaded("64 wait", 2.0),
+    errors.BudgetSpent(5.5, 5.0, "sft-0"),
     errors.StageFailed("gave up"),
 ]
 

@@ -55,6 +55,16 @@ PURE += (
     "evaluate.truth",
 )
 PURE += ("train.memory", "model.architecture")
+PURE += (
+    "campaign.budget",
+    "campaign.clusterfile",
+    "campaign.clusterplan",
+    "campaign.ledger",
+    "campaign.nodeuse",
+    "campaign.paces",
+    "campaign.pricelist",
+    "campaign.spending",
+)
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout
-from vila2_ray.campaign.ledger import Entry, read_ledger
+from vila2_ray.campaign.ledger import Entry, Spent, read_ledger, spent_by_stage
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.screening import open_screening
 from vila2_ray.campaign.specialists import final_is_needed, is_left_out
+from vila2_ray.campaign.spending import CaptionCosts, caption_costs
 from vila2_ray.campaign.state import Marker, read_markers, read_round_scores
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
@@ -41,6 +42,8 @@ class StageStatus:
     """0: not known before the stage runs."""
     unit: str
     seconds: float
+    gpu_seconds: float = 0.0
+    dollars: float = 0.0
 
 
 class Campaign:
@@ -139,6 +142,16 @@ class Campaign:
         """What every attempt spent on every stage."""
         return read_ledger(self.store)
 
+    def spent(self) -> dict[str, Spent]:
+        """Stage → what all its attempts cost."""
+        return spent_by_stage(self.ledger())
+
+    def caption_costs(self) -> CaptionCosts:
+        """What captions cost so far, per 1,000 written and kept, beside people's."""
+        config, entries = self.config, self.ledger()
+        human, judges_all = config.prices.human_dollars_per_1000_captions, config.pick.layers == "all"
+        return caption_costs(spent_by_stage(entries), entries, self.markers(), human, judges_all)
+
     def status(self) -> list[StageStatus]:
         """Every stage of the campaign, in order."""
         from vila2_ray.campaign.inputs import observe
@@ -146,10 +159,7 @@ class Campaign:
         work = observe(self)
         config, markers = work.config, work.markers
         decision = decide(read_round_scores(markers), config.rounds)
-        spent: dict[str, float] = {}
-        for entry in self.ledger():
-            spent[entry.stage] = spent.get(entry.stage, 0.0) + entry.seconds
-        rows = []
+        spent, rows = self.spent(), []
         for stage in plans.stages(config):
             beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
             beyond = beyond or (stage.is_final and final_is_needed(config, markers) is False)
@@ -160,7 +170,9 @@ class Campaign:
                 state = "not needed"
             else:
                 state = "running" if done or self._begun(stage) else "missing"
-            rows.append(StageStatus(stage.name, state, done, total, unit, spent.get(stage.name, 0.0)))
+            cost = spent.get(stage.name, Spent())
+            figures = cost.seconds, cost.gpu_seconds, cost.dollars
+            rows.append(StageStatus(stage.name, state, done, total, unit, *figures))
         return rows
 
     def _begun(self, stage: plans.Stage) -> bool:

@@ -47,8 +47,8 @@ def estimate(config: Config) -> list[EstimateRow]:
     Reads shard names and one index each.
     """
     store = Store(config.campaign)
-    measured = _latest(read_ledger(store))
-    counts, architecture = _counts(config, store), read_architecture(config)
+    measured = latest_finished(read_ledger(store))
+    counts, architecture = counted(config, store), read_architecture(config)
     return [_row(stage, config, counts, measured, architecture) for stage in plans.stages(config)]
 
 
@@ -56,11 +56,11 @@ def training_costs(config: Config) -> dict[str, StageCost]:
     """Training stage → what it takes, once, of GPUs; empty where the architecture is not known."""
     if (architecture := read_architecture(config)) is None:
         return {}
-    counts = _counts(config, Store(config.campaign))
+    counts = counted(config, Store(config.campaign))
     trained = [stage for stage in plans.stages(config) if stage.kind in get_args(TrainingStage)]
     found = {"sft of specialists" if stage.specialist else stage.kind: stage for stage in reversed(trained)}
     order = [name for name in (*get_args(TrainingStage), "sft of specialists") if name in found]
-    return {n: _cost(found[n], config, architecture, _samples(found[n], config, counts)) for n in order}
+    return {n: cost_of(found[n], config, architecture, stage_samples(found[n], config, counts)) for n in order}
 
 
 def read_architecture(config: Config) -> Architecture | None:
@@ -80,9 +80,14 @@ def read_architecture(config: Config) -> Architecture | None:
         raise
 
 
-def _cost(stage: plans.Stage, config: Config, architecture: Architecture, samples: int | None) -> StageCost:
-    load = Load(samples or 0, _sample_tokens(stage, config), 1.0)
+def cost_of(stage: plans.Stage, config: Config, architecture: Architecture, samples: int | None) -> StageCost:
+    load = load_of(stage, config, samples)
     return stage_cost(architecture, plans.settings_of(stage, config), config.train, config.planning, load)
+
+
+def load_of(stage: plans.Stage, config: Config, samples: int | None) -> Load:
+    """What a training stage's samples are on average."""
+    return Load(samples or 0, _sample_tokens(stage, config), 1.0)
 
 
 def _row(
@@ -92,7 +97,7 @@ def _row(
     measured: dict[str, Entry],
     architecture: Architecture | None,
 ) -> EstimateRow:
-    samples = _samples(stage, config, counts)
+    samples = stage_samples(stage, config, counts)
     entry = measured.get(stage.name) or next((e for n, e in measured.items() if n.split("-")[0] == stage.kind), None)
     if entry is not None:
         old = entry.figures.get("num_samples") or entry.figures.get("num_rows") or samples
@@ -106,7 +111,7 @@ def _row(
         tokens = _tokens(stage, config, samples)
         return _priced(stage, config, samples, tokens, samples / (rate * workers), config.rates.basis or "stated rate")
     if stage.kind in get_args(TrainingStage) and architecture is not None and samples is not None:
-        seconds = _cost(stage, config, architecture, samples).seconds
+        seconds = cost_of(stage, config, architecture, samples).seconds
         if seconds is not None:
             share, peak = config.planning.utilization, peak_tflops(config.planning)
             basis = f"computed: {share:.0%} of {config.train.num_workers} × {peak:.0f} TFLOP/s"
@@ -130,7 +135,7 @@ def _nodes(config: Config) -> int:
     return max(1, math.ceil(gpus / config.planning.gpus_per_node))
 
 
-def _samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> int | None:
+def stage_samples(stage: plans.Stage, config: Config, counts: dict[str, int | None]) -> int | None:
     pretrain = counts["pretrain"]
     if stage.kind in ("align", "pretrain", "sft"):
         settings = plans.settings_of(stage, config)
@@ -209,11 +214,11 @@ def _rate(stage: plans.Stage, config: Config) -> tuple[float, int]:
     return known.get(stage.kind, 0.0), config.train.num_workers
 
 
-def _latest(entries: list[Entry]) -> dict[str, Entry]:
+def latest_finished(entries: list[Entry]) -> dict[str, Entry]:
     return {entry.stage: entry for entry in entries if entry.finished and entry.figures.get(LEFT_OUT) is not True}
 
 
-def _counts(config: Config, store: Store) -> dict[str, int | None]:
+def counted(config: Config, store: Store) -> dict[str, int | None]:
     """Corpus → its samples, or as many as `planning` states where it is not named."""
     skills = [name for skill in config.specialists for name in config.corpora_of(skill)]
     names = dict.fromkeys(("pretrain", "sft", "heldout", *config.corpus.sources, *skills))

@@ -1,11 +1,11 @@
 """What of a campaign nothing needs any more: found by its markers and configured stages, shown, then deleted.
 
-Kept, whatever happens: index, markers, ledger, metrics, report, exports; sealed layers, their verdicts, finetuning
-conversations and the pack plans of finished stages; the aligned base, which every further round starts from; the newest
-and the best model, the promoted one and the one before it, with their pretrain-stage checkpoints, which specialists
-start from; specialists and the final model; whatever an unfinished stage of the configuration reads or has begun. Where
-what a stage reads is not done yet, the names that its work will have are not known, and all that lies under the stage's
-own name stays.
+Kept, whatever happens: index, markers, ledger, metrics, report, exports and what was found for them; sealed layers,
+their verdicts, finetuning conversations and the pack plans of finished stages; the aligned base, which every further
+round starts from; the newest and the best model, the promoted one and the one before it, with their pretrain-stage
+checkpoints, which specialists start from; specialists and the final model; whatever an unfinished stage of the
+configuration reads or has begun. Where what a stage reads is not done yet, the names that its work will have are not
+known, and all that lies under the stage's own name stays.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _unneeded(store: Store, needed: _Needed) -> Iterator[tuple[int, str, str]]:
         elif shard in whole[layer, fp8]:
             yield num_bytes, f"parts/{layer}/{fp8}/{shard}", "parts of a finished shard"
     for num_bytes, (layer, fp8, _) in _files(store, "verdicts", 3):
-        if fp8 not in needed.verdicts and layer not in needed.verdicts_open:
+        if fp8 not in needed.verdicts and layer not in needed.verdicts_open and not layer.startswith("release-"):
             yield num_bytes, f"verdicts/{layer}/{fp8}", f"verdicts {_ORPHAN}"
     for num_bytes, (skill, fp8, _) in _files(store, "conversations", 3):
         if (skill, fp8) not in needed.conversations and skill not in needed.conversations_open:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.hookverdicts import HookVerdicts
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.corpus.screening import ImageVerdicts, Takedowns
 from vila2_ray.corpus.verdicts import Verdicts
@@ -48,6 +49,14 @@ class Layout:
     def screening_work(self, fingerprint: str) -> Store:
         """What lies between the passes of a screening."""
         return self.store.sub("parts", "images", fingerprint[:8])
+
+    def hook_verdicts(self, hook: str, fingerprint: str) -> HookVerdicts:
+        """What an export hook says of every sample."""
+        return HookVerdicts(self.store.sub("verdicts", f"release-{hook}", fingerprint[:8]))
+
+    def evaluation_images(self, fingerprint: str) -> ImageVerdicts:
+        """Samples compared with evaluation images, for an export."""
+        return ImageVerdicts(self.store.sub("verdicts", "release-evaluation", fingerprint[:8]))
 
     def takedowns(self, uri: str) -> Takedowns:
         """Every takedown list that the campaign has seen, the one at `uri` (it may be "") as it is now included."""

@@ -28,9 +28,9 @@ class Live:
     """Grows with every writing."""
     written_at: float = 0.0
     ended: str = ""
-    """done | failed | interrupted, by an end of the driver; empty while it lives."""
+    """How the driver ended: done | stopped (by its budget) | failed | interrupted. Empty while it lives."""
     why: str = ""
-    """A sentence, where it failed."""
+    """A sentence, unless it is done."""
     stage: str = ""
     """Empty between stages."""
     stage_started_at: float = 0.0

@@ -47,6 +47,8 @@ class Price:
     dollars_per_hour: float
     basis: str
     """Where it comes from, for people."""
+    is_listed: bool = True
+    """Whether it is this kind of node's own."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class PriceBook:
         if amount:
             return Price(amount, f"{name}, {market.replace('_', ' ')}")
         missing = f"no {market.replace('_', ' ')} price of {name or group}: " if self.groups else ""
-        return Price(self.prices.node_dollars_per_hour, f"{missing}prices.node_dollars_per_hour")
+        return Price(self.prices.node_dollars_per_hour, f"{missing}prices.node_dollars_per_hour", False)
 
     def _fitting(self, node: Node) -> str:
         """Of the groups whose labels the node has, and whose CPUs and GPUs, the one with most labels."""

@@ -20,7 +20,7 @@ from vila2_ray.campaign.exposed import Exposed
 from vila2_ray.campaign.live import EVERY_SECONDS, write_live
 from vila2_ray.campaign.meter import Meter, Value
 from vila2_ray.campaign.state import Marker
-from vila2_ray.errors import Vila2Error
+from vila2_ray.errors import BudgetSpent, Vila2Error
 from vila2_ray.logs import tell, telling_of
 from vila2_ray.storage import Store
 
@@ -64,7 +64,8 @@ class Pulse:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._ended = "failed" if issubclass(kind, Exception) else "interrupted"
+            how = "stopped" if issubclass(kind, BudgetSpent) else "failed"
+            self._ended = how if issubclass(kind, Exception) else "interrupted"
             self._why = str(value)[:1000] if isinstance(value, Vila2Error) else kind.__name__
         else:
             self._ended = "done"

@@ -13,7 +13,6 @@ from typing import get_args
 
 from vila2_ray.config.campaign import (
     EvaluateConfig,
-    ExportConfig,
     PlanningConfig,
     PricesConfig,
     RatesConfig,
@@ -33,6 +32,7 @@ from vila2_ray.config.captions import (
     SamplingConfig,
 )
 from vila2_ray.config.corpus import ColumnsConfig, CorpusConfig, ScreenConfig, SourceConfig, SourceKind, TrainingStage
+from vila2_ray.config.export import AboutConfig, Action, ExportConfig, Finds, HookConfig, PolicyConfig
 from vila2_ray.config.fields import operational, semantic_fields
 from vila2_ray.config.serving import ServeConfig
 from vila2_ray.config.skills import SkillConfig, SkillName, SkillsConfig
@@ -41,6 +41,8 @@ from vila2_ray.errors import ConfigError
 from vila2_ray.skills.family import PROMPTS
 
 __all__ = [
+    "AboutConfig",
+    "Action",
     "BaseConfig",
     "ColumnsConfig",
     "Config",
@@ -52,11 +54,14 @@ __all__ = [
     "ExportConfig",
     "FallbackConfig",
     "FiltersConfig",
+    "Finds",
     "FuseConfig",
+    "HookConfig",
     "Part",
     "PickConfig",
     "PickRule",
     "PlanningConfig",
+    "PolicyConfig",
     "PricesConfig",
     "RatesConfig",
     "RecaptionConfig",

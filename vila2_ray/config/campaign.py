@@ -1,9 +1,8 @@
-"""The outer loop: rounds, scores, export, and what plans and ledgers reckon with."""
+"""The outer loop: rounds, scores, and what plans and ledgers reckon with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vila2_ray.config.fields import check_not_negative, check_positive, check_share, operational
 from vila2_ray.errors import ConfigError
@@ -38,15 +37,6 @@ class EvaluateConfig:
     answer_max_tokens: int = 16
     max_samples: int = 0
     """0: all of them."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What the last stage writes for other tools."""
-
-    format: Literal["webdataset", "parquet", "captions"] = "captions"
-    to: str = operational("")
-    """Folder; empty: `<campaign>/export/<format>`."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ _NOT_TOLD = {"rows_sha256", "prompts", "pandas", "ARROW:schema"}
 def merge_counts(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of all shards, from those of each; in an order that does not depend on theirs."""
     total: dict[str, Any] = {"samples": 0, "exported": 0, "words": 0}
-    nested: dict[str, Counter[str]] = {"left_out": Counter(), "licenses": Counter()}
+    nested: dict[str, Counter[str]] = {name: Counter() for name in ("left_out", "warned", "licenses", "languages")}
     captions: dict[str, Counter[str]] = {}
     for shard in shards:
         for name in total:
@@ -29,12 +29,13 @@ def merge_counts(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def render_card(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
     """Markdown, with the header that data set hubs read."""
+    about = card.get("about") or {}
     sources = [str(source) for source in card.get("sources", [])]
     words = figures["words"] / max(figures["exported"], 1)
     parts = [
         "---\ntask_categories:\n- image-to-text\ntags:\n- synthetic-captions\n---",
-        f"# {card.get('title') or 'Recaptioned image–text data'}",
-        str(card.get("description") or _DESCRIPTION),
+        f"# {about.get('title') or card.get('title') or 'Recaptioned image–text data'}",
+        str(about.get("description") or card.get("description") or DESCRIPTION),
         "## What is in it",
         _table(
             ["", ""],
@@ -46,8 +47,15 @@ def render_card(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
                 ["samples in this export", figures["exported"]],
                 ["words per sample", f"{words:.1f}"],
                 *[[f"left out: {reason}", count] for reason, count in figures["left_out"].items()],
+                *[
+                    [name, about[name]]
+                    for name in ("creator", "licence", "url", "version", "published")
+                    if about.get(name)
+                ],
             ],
         ),
+        "## Fit to release",
+        _release(figures),
         "## Caption layers",
         _layers(figures),
         "## Text",
@@ -60,24 +68,30 @@ def render_card(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
         "As the source states them, sample by sample. Captions change no rights in an image.",
         _table(["licence", "samples"], list(figures["licenses"].items())),
     ]
+    if set(figures["languages"]) - {"not stated"}:
+        parts += [
+            "## Languages",
+            "As the source states them.",
+            _table(["language", "samples"], list(figures["languages"].items())),
+        ]
     if scores := card.get("scores"):
         names = list(dict.fromkeys(name for row in scores for name in row))
         parts += [
             "## Held-out scores",
             _table(names, [[_short(row.get(name, "")) for name in names] for row in scores]),
         ]
-    parts += ["## Limits", _LIMITS]
-    more = {k: v for k, v in card.items() if k not in ("title", "description", "sources", "scores")}
+    parts += ["## Limits", LIMITS]
+    more = {k: v for k, v in card.items() if k not in ("title", "description", "sources", "scores", "about")}
     if more:
         parts += ["## More", _table(["", ""], [[name, _short(value)] for name, value in more.items()])]
     return "\n\n".join(parts) + "\n"
 
 
-_DESCRIPTION = (
+DESCRIPTION = (
     "Captions written by vision-language models that recaptioned their own training data, round after round, "
     "after VILA² (arXiv 2407.17453)."
 )
-_LIMITS = (
+LIMITS = (
     "The captions are machine-written: they may name what is not in the image, miss what is, and repeat "
     "the biases of the models and of the source. Personal data and copyright are those of its images and texts."
 )
@@ -86,6 +100,40 @@ _FORMATS = {
     "parquet": "Parquet: image, caption (training text), alt_text, captions, extra columns",
     "captions": "Parquet of captions without pixels, by sample id and SHA-256 of the image file",
 }
+
+
+_RULES = {
+    "other_licence": "licence not allowed",
+    "unknown_licence": "no licence stated",
+    "nsfw": "nsfw",
+    "people": "people",
+    "near_duplicates": "evaluation image",
+}
+"""Field of `export.policy` → how its findings are counted; those of hooks also as `… not judged`."""
+_ACTIONS = {"refuse": "none of them may be", "leave_out": "left out", "warn": "exported all the same"}
+
+
+def _release(figures: Mapping[str, Any]) -> str:
+    """What speaks against publishing a sample, how many there are and what was done."""
+    policy, rows = figures["policy"], []
+    for name, rule in _RULES.items():
+        looked_for = not {rule, f"{rule}s"} & set(figures["unchecked"])
+        for found in (rule, f"{rule} not judged"):
+            left_out = figures["left_out"].get(f"policy: {found}", 0)
+            warned = figures["warned"].get(found, 0)
+            if found == rule or left_out or warned:
+                numbers = [left_out, warned] if looked_for else ["not looked for", "not looked for"]
+                rows.append([found, _ACTIONS[policy[name]], *numbers])
+    parts = [
+        "Each sample counts for the first rule that leaves it out, and for every one that lets it pass.",
+        _table(["found", "exported?", "samples left out", "samples exported"], rows),
+    ]
+    if policy["licences"]:
+        parts.append(f"Allowed licences: {', '.join(f'`{entry}`' for entry in policy['licences'])}.")
+    if figures["hooks"]:
+        names = list(dict.fromkeys(name for hook in figures["hooks"] for name in hook))
+        parts.append(_table(names, [[hook.get(name, "") for name in names] for hook in figures["hooks"]]))
+    return "\n\n".join(parts)
 
 
 def _layers(figures: Mapping[str, Any]) -> str:

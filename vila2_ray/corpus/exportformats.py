@@ -1,22 +1,23 @@
-"""How a fused sample is written: as members of a tar, or as columns."""
+"""What a shard of an export is: bytes of a tar, or of a Parquet file, made of fused samples."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vila2_ray.corpus.images import image_format
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.shards import ShardRef
-from vila2_ray.storage import Store
 
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 _CAPTION_FIELDS = [
@@ -47,7 +48,22 @@ class Fused:
     """Every kept caption, of all layers, with what wrote it."""
 
 
-def write_webdataset(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None:
+@dataclass(frozen=True)
+class Written:
+    """A file of the export."""
+
+    name: str
+    data: bytes
+    columns: dict[str, str] = field(default_factory=dict)
+    """Of Parquet: name → Arrow type."""
+
+    def told(self) -> dict[str, Any]:
+        """What others want to know of it."""
+        digest = hashlib.sha256(self.data).hexdigest()
+        return {"name": self.name, "bytes": len(self.data), "sha256": digest, "columns": list(self.columns.items())}
+
+
+def as_webdataset(ref: ShardRef, samples: Iterable[Fused]) -> Written:
     """`<shard>.tar`; no time, owner or order that a second run would change."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -62,10 +78,10 @@ def write_webdataset(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None
             _add(archive, f"{key}.{_ENDINGS[image_format(sample.image)]}", sample.image)
             _add(archive, f"{key}.txt", fused.text.encode())
             _add(archive, f"{key}.json", json.dumps(fields, ensure_ascii=False, default=plain).encode())
-    to.write_bytes(f"{ref.shard}.tar", out.getvalue())
+    return Written(f"{ref.shard}.tar", out.getvalue())
 
 
-def write_parquet(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None:
+def as_parquet(ref: ShardRef, samples: Iterable[Fused]) -> Written:
     """`<shard>.parquet`: key, image, caption (the fused text), alt_text, image_sha256, captions, and extra columns."""
     told = list(samples)
     own: dict[str, pa.Array] = {
@@ -79,17 +95,25 @@ def write_parquet(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None:
     extras = [_extra(f.sample, tuple(own)) for f in told]
     names = sorted({name for extra in extras for name in extra})
     own.update({name: _column([extra.get(name) for extra in extras]) for name in names})
-    to.write_table(f"{ref.shard}.parquet", pa.table(own))
+    return _table(ref, pa.table(own))
 
 
-def write_captions(to: Store, ref: ShardRef, samples: Iterable[Fused]) -> None:
+def as_captions(ref: ShardRef, samples: Iterable[Fused]) -> Written:
     """`<shard>.parquet`: a row for each kept caption, found again by sample id or image digest."""
     rows = []
     for fused in samples:
         sample = fused.sample
         known = {"sample_id": sample.sample_id, "shard": sample.shard, "key": sample.key}
         rows += [{**known, "image_sha256": fused.image_sha256, **caption} for caption in fused.captions]
-    to.write_table(f"{ref.shard}.parquet", pa.Table.from_pylist(rows, _CAPTIONS))
+    return _table(ref, pa.Table.from_pylist(rows, _CAPTIONS))
+
+
+AS: Mapping[str, Callable[[ShardRef, Iterable[Fused]], Written]] = {
+    "webdataset": as_webdataset,
+    "parquet": as_parquet,
+    "captions": as_captions,
+}
+"""Format → what writes it."""
 
 
 def safe_key(sample: Sample) -> str:
@@ -104,6 +128,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _table(ref: ShardRef, table: pa.Table) -> Written:
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    columns = {name: str(kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)}
+    return Written(f"{ref.shard}.parquet", out.getvalue(), columns)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

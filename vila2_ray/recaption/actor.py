@@ -19,6 +19,7 @@ from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
 from vila2_ray.errors import EngineDied, Reason, StorageError
+from vila2_ray.recaption.brake import Brake
 from vila2_ray.recaption.feed import EngineFeed
 from vila2_ray.recaption.job import CaptionPlan, RecaptionJob
 from vila2_ray.recaption.rows import Captioning, to_table
@@ -49,6 +50,7 @@ SUMMARY = pa.schema(
         pa.field("engine", pa.string()),
         pa.field("opened_at", pa.float64()),  # Unix time at which the actor's engine was there
         *(pa.field(f"{part}_seconds", pa.float64()) for part in PARTS_OF_WORK),
+        pa.field("in_hand", pa.int32()),  # ranges still worked on; set where this one was left to the brake
         pa.field("error", pa.binary()),  # what `packed_error` made; then nothing but range, actor and this is set
         pa.field("may_pass", pa.bool_()),  # the error is the storage's, in reading the range or writing its part
     ]
@@ -67,13 +69,14 @@ class ActorSpec:
     """Keyword arguments of `open_engine`."""
     is_last_try: bool = False
     """Whether a range that the engine fails whole is written as failed rows; if not, it is only told of."""
+    brake: Brake | None = None
     about: dict[str, str] = field(default_factory=logs.about)
     """What its records are about: what the driver's are."""
 
     @classmethod
-    def of(cls, job: RecaptionJob, is_last_try: bool = False) -> ActorSpec:
+    def of(cls, job: RecaptionJob, is_last_try: bool = False, brake: Brake | None = None) -> ActorSpec:
         settings = job.config.engine_settings
-        return cls(job.checkpoint_folder, job.config.engine, job.plan, job.parts, settings, is_last_try)
+        return cls(job.checkpoint_folder, job.config.engine, job.plan, job.parts, settings, is_last_try, brake)
 
 
 class CaptionActor:
@@ -89,6 +92,7 @@ class CaptionActor:
         self._opening = threading.Lock()
         self._opened: EngineFeed | None = None
         logs.adopt(spec.about)
+        self._counting, self._in_hand = threading.Lock(), 0
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._one(piece) for piece in batch.to_pylist()]
@@ -96,16 +100,27 @@ class CaptionActor:
 
     def _one(self, piece: dict[str, Any]) -> dict[str, Any]:
         where = {name: piece[name] for name in ("source", "shard", "start", "stop")} | {"actor": self._name}
+        with self._counting:
+            if self._spec.brake is not None and self._spec.brake.is_pulled():
+                return {**where, "in_hand": self._in_hand}
+            self._in_hand += 1
+        try:
+            return {**where, **self._begun(piece)}
+        finally:
+            with self._counting:
+                self._in_hand -= 1
+
+    def _begun(self, piece: dict[str, Any]) -> dict[str, Any]:
         if piece["error"] is not None:
-            return {**where, "error": piece["error"], "may_pass": piece["may_pass"]}
+            return {"error": piece["error"], "may_pass": piece["may_pass"]}
         try:
             feed = self._feed()
         except Exception as error:
-            return {**where, "error": packed_error(error), "may_pass": False}
+            return {"error": packed_error(error), "may_pass": False}
         try:
-            return {**where, **self._caption(piece, feed)}
+            return self._caption(piece, feed)
         except Exception as error:
-            return {**where, "error": packed_error(error), "may_pass": isinstance(error, StorageError)}
+            return {"error": packed_error(error), "may_pass": isinstance(error, StorageError)}
 
     def _caption(self, piece: dict[str, Any], feed: EngineFeed) -> dict[str, Any]:
         """Write the range's part; figures of it. Or the problem of one that the engine failed whole."""

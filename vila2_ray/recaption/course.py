@@ -16,18 +16,22 @@ import ray
 
 from vila2_ray import logs
 from vila2_ray.corpus.layers import Layer, Parts
-from vila2_ray.errors import StageFailed, Vila2Error, own_cause
+from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error, own_cause
 from vila2_ray.progress import Progress
 from vila2_ray.recaption.actor import PARTS_OF_WORK
+from vila2_ray.recaption.brake import Brake
 from vila2_ray.recaption.failures import FailedRange, FailuresInARow
 from vila2_ray.recaption.job import RecaptionJob, RecaptionSummary
 from vila2_ray.recaption.plan import RowRange, Work
+
+DRAIN_SECONDS = 300.0
+"""That ranges in hand are waited for when the budget is spent: an actor that died meanwhile never tells of its."""
 
 
 class Course:
     """What one call has done so far, told to `progress` as it goes on."""
 
-    def __init__(self, job: RecaptionJob, work: Work, progress: Progress, began: float) -> None:
+    def __init__(self, job: RecaptionJob, work: Work, progress: Progress, began: float, brake: Brake) -> None:
         self._finishing = _Finishing(job, work)
         self._job, self._work, self._progress, self._began = job, work, progress, began
         self._failures = FailuresInARow(job.config.engine.max_failed_ranges, job.config.range_rows)
@@ -37,6 +41,10 @@ class Course:
         self._reasons: Counter[str] = Counter()
         self._ranges_left = 0
         self._seconds: Counter[str] = Counter()
+        self._brake = brake
+        self._spent: BudgetSpent | None = None
+        self._stopped_at = 0.0
+        self._busy: dict[str, bool] = {}
         self._engine = job.config.engine.name
         self._opened_at = math.inf
 
@@ -47,6 +55,9 @@ class Course:
         have failed in a row.
         """
         piece = RowRange(row["source"], row["shard"], row["start"], row["stop"])
+        self._busy[row["actor"]] = row["in_hand"] != 0
+        if row["in_hand"] is not None:
+            return piece
         if row["error"] is not None:
             error = pickle.loads(row["error"])
             if not row["may_pass"] or piece in self._tried_again:
@@ -81,16 +92,37 @@ class Course:
         self._ranges_left = max(0, self._ranges_left - 1)
         self._finishing.covered(piece.source, piece.shard, piece.num_rows, self._engine)
         seconds = time.monotonic() - self._began
-        self._progress.update(
-            self._work.rows_done + self._figures["samples"],
-            failed=str(self._figures["failed"]),
-            tokens_per_s=f"{self._figures['tokens'] / seconds:,.0f}",
-            images=self._figures["samples"],
-            captions=self._figures["captioned"],
-            output_tokens=self._figures["tokens"],
-            ranges_left=self._ranges_left,
-            **{f"dead_letters.{reason}": count for reason, count in self._reasons.items()},
-        )
+        try:
+            self._progress.update(
+                self._work.rows_done + self._figures["samples"],
+                failed=str(self._figures["failed"]),
+                tokens_per_s=f"{self._figures['tokens'] / seconds:,.0f}",
+                images=self._figures["samples"],
+                captions=self._figures["captioned"],
+                output_tokens=self._figures["tokens"],
+                ranges_left=self._ranges_left,
+                **{f"dead_letters.{reason}": count for reason, count in self._reasons.items()},
+            )
+        except BudgetSpent as spent:
+            if self._spent is None:
+                self._spent, self._stopped_at = spent, time.monotonic()
+                self._brake.pull()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the budget is spent and no actor known has a range in hand, or one has had it for too long.
+
+        Of an actor that has not finished its first ranges yet nobody knows; what it does is done again.
+        """
+        if self._spent is None:
+            return False
+        return not any(self._busy.values()) or time.monotonic() - self._stopped_at >= DRAIN_SECONDS
+
+    def check(self) -> None:
+        """Raises BudgetSpent where the budget is spent; shards that are whole have their files by then."""
+        if self._spent is not None:
+            self._finishing.wait()
+            raise self._spent
 
     def finish(self) -> None:
         """Wait until every shard has its layer file. Raises what a finish task raised."""

@@ -4,6 +4,7 @@
                                                           ─▶ a row of figures per range ─▶ this driver
     a shard whose ranges are all there ─▶ stateless finish task (layer file, then parts deleted)
     a range whose actor died           ─▶ cut into pieces and run again; a single row that does it is `engine_died`
+    progress says BudgetSpent            ─▶ ranges in hand are finished, no more are begun (brake.py), and it is raised
     a range that ends without any caption because the engine or the storage errs ─▶ run again, once; many in a row: stop
 
 Nothing is remembered between calls: what is done is what lies in the storage. Image columns leave the object store with
@@ -12,11 +13,12 @@ the range that carried them; what comes back to the driver is a few numbers.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import ray
@@ -29,6 +31,7 @@ from vila2_ray.errors import Reason
 from vila2_ray.progress import Progress
 from vila2_ray.raydata import quiet_context
 from vila2_ray.recaption.actor import ActorSpec, CaptionActor
+from vila2_ray.recaption.brake import Brake
 from vila2_ray.recaption.course import Course, explained, name_of
 from vila2_ray.recaption.job import RecaptionJob, RecaptionSummary
 from vila2_ray.recaption.plan import RowRange, find_work, windows
@@ -47,22 +50,31 @@ def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
     """Write the layer of `job`, from wherever it stands. Ray must be initialised.
 
     Raises StageFailed when too many ranges kill the engine, or fail in a row, and what reading, writing or loading
-    raised: CorpusError, StorageError, CheckpointError, ConfigError. All finished ranges stay; the same call goes on
-    from there.
+    raised: CorpusError, StorageError, CheckpointError, ConfigError. BudgetSpent, which `progress` raises, is passed on
+    as soon as the ranges in hand are finished. All finished ranges stay; the same call goes on from there.
     """
+    with Brake(job.parts.store) as brake:
+        return _recaption(job, progress, brake)
+
+
+def _recaption(job: RecaptionJob, progress: Progress, brake: Brake) -> RecaptionSummary:
     began = time.monotonic()
     work = find_work(job.corpus, job.layer, job.parts, job.config.range_rows)
     name = name_of(job)
     progress.start(name, work.rows_total, "images")
     progress.update(work.rows_done)
-    course = Course(job, work, progress, began)
+    course = Course(job, work, progress, began, brake)
     ranges, suspects = work.ranges, Counter[RowRange]()
     alone = is_last_try = False
     while ranges:
         unanswered = set(ranges)
         course.begin(len(ranges))
-        for row in _summaries(job, ranges, name, alone, is_last_try):
-            unanswered.discard(course.take(row))
+        with contextlib.closing(_summaries(job, ranges, name, alone, is_last_try, brake)) as summaries:
+            for row in summaries:
+                unanswered.discard(course.take(row))
+                if course.is_drained:
+                    break
+        course.check()
         died = [piece for piece in ranges if piece in unanswered]
         suspects.update(piece for piece in died if alone and piece.num_rows == 1)
         smaller, again = _after_deaths(job, course, died, suspects), course.take_again()
@@ -105,8 +117,8 @@ def _after_deaths(
 
 
 def _summaries(
-    job: RecaptionJob, ranges: list[RowRange], name: str, alone: bool, is_last_try: bool
-) -> Iterator[dict[str, Any]]:
+    job: RecaptionJob, ranges: list[RowRange], name: str, alone: bool, is_last_try: bool, brake: Brake
+) -> Generator[dict[str, Any]]:
     """Run the pipeline; a SUMMARY row for each range as it is finished, none for a range whose actor died.
 
     `alone`: one range at a time in an actor, so that a death is the fault of the range that was there.
@@ -119,7 +131,7 @@ def _summaries(
         deaths = job.config.engine.max_dead_ranges + len(ranges) // 1000
         context = _context(deaths * in_flight, job.config.engine)
         with DataContext.current(context):
-            dataset = _dataset(job, ranges, in_flight, deaths, is_last_try)
+            dataset = _dataset(job, ranges, in_flight, deaths, ActorSpec.of(job, is_last_try, brake))
     try:
         with DataContext.current(context):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -166,7 +178,7 @@ def _context(max_errored_blocks: int, engine: EngineConfig) -> DataContext:
 
 
 def _dataset(
-    job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: int, is_last_try: bool
+    job: RecaptionJob, ranges: list[RowRange], in_flight: int, deaths: int, spec: ActorSpec
 ) -> ray.data.Dataset:
     engine = job.config.engine
     pieces = windows(ranges, engine.max_actors)
@@ -177,7 +189,7 @@ def _dataset(
         ray_remote_args={"num_cpus": _READ_CPUS, "max_retries": 3},
     ).map_batches(
         CaptionActor,
-        fn_constructor_args=(ActorSpec.of(job, is_last_try),),
+        fn_constructor_args=(spec,),
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -7,6 +7,7 @@ away: what is missing is left out and said in a note, never invented.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vila2_ray import __version__
@@ -22,6 +23,7 @@ from vila2_ray.report.data import (
     FinalModel,
     LayerDrift,
     LayerFacts,
+    NodeCost,
     Promotion,
     ReportData,
     RoundScores,
@@ -77,6 +79,8 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         samples=samples,
         num_corpus_samples=int(indexed.get("samples", tally.num_rows)),
         stages=_stages(campaign, tally.layers),
+        nodes=_nodes(campaign),
+        num_accepted=campaign.caption_costs().num_accepted,
         trained_on=_trained_on(campaign),
         human_dollars_per_1000_captions=config.prices.human_dollars_per_1000_captions,
         node_dollars_per_hour=config.prices.node_dollars_per_hour,
@@ -165,12 +169,21 @@ def _stages(campaign: Campaign, layers: list[LayerFacts]) -> tuple[StageCost, ..
     for facts in layers:
         share = facts.num_shards_read / facts.num_shards if facts.num_shards else 1.0
         captions[f"recaption-{facts.name.removeprefix('round-')}"] = round(facts.num_captioned / share) if share else 0
-    seconds: dict[str, float] = {}
-    dollars: dict[str, float] = {}
-    for entry in campaign.ledger():
-        seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
-        dollars[entry.stage] = dollars.get(entry.stage, 0.0) + entry.dollars
-    return tuple(StageCost(stage, seconds[stage], dollars[stage], captions.get(stage, 0)) for stage in seconds)
+    return tuple(
+        StageCost(stage, cost.seconds, cost.dollars, captions.get(stage, 0), cost.gpu_seconds)
+        for stage, cost in campaign.spent().items()
+    )
+
+
+def _nodes(campaign: Campaign) -> tuple[NodeCost, ...]:
+    """The ledger's node seconds by kind of node and price, dearest first."""
+    seconds: Counter[tuple[str, str, str, float]] = Counter()
+    for row in (row for entry in campaign.ledger() for row in entry.nodes):
+        seconds[row["group"], row["machine"], row["market"].replace("_", " "), row["dollars_per_hour"]] += row[
+            "node_seconds"
+        ]
+    found = [NodeCost(*kind[:3], spent, kind[3], spent / 3600 * kind[3]) for kind, spent in seconds.items()]
+    return tuple(sorted(found, key=lambda node: -node.dollars))
 
 
 def _trained_on(campaign: Campaign) -> tuple[TrainedOn, ...]:

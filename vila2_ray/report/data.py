@@ -167,6 +167,19 @@ class StageCost:
     seconds: float
     dollars: float
     num_captions: int = 0
+    gpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """Nodes of one kind and price, all stages summed."""
+
+    group: str
+    machine: str
+    market: str
+    node_seconds: float
+    dollars_per_hour: float
+    dollars: float
 
 
 @dataclass(frozen=True)
@@ -215,6 +228,9 @@ class ReportData:
     samples: tuple[Sample, ...] = ()
     num_corpus_samples: int = 0
     stages: tuple[StageCost, ...] = ()
+    nodes: tuple[NodeCost, ...] = ()
+    num_accepted: int | None = None
+    """Captions that the filters kept; None before any were judged."""
     trained_on: tuple[TrainedOn, ...] = ()
     human_dollars_per_1000_captions: float = 36.0
     node_dollars_per_hour: float = 0.0

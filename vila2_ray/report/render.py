@@ -247,6 +247,10 @@ def _cost(data: ReportData) -> dict[str, Any]:
         "dollars": total,
         "captions": captions,
         "times": _times(people, total),
+        "has_gpus": any(stage.gpu_seconds for stage in data.stages),
+        "gpu_seconds": sum(stage.gpu_seconds for stage in data.stages),
+        "per_1000": 1000 * total / captions if captions else 0.0,
+        "per_1000_accepted": 1000 * total / data.num_accepted if data.num_accepted else 0.0,
         "compared": [
             {"label": label, "amount": amount, "bar": svg.bar(amount / largest, "" if place else "people")}
             for place, (label, amount) in enumerate(compared)

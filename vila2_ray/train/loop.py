@@ -21,11 +21,11 @@ from vila2_ray.train.guard import LossGuard
 from vila2_ray.train.optimize import freeze
 from vila2_ray.train.packplan import PackPlan
 from vila2_ray.train.parallelize import Place, find_place
-from vila2_ray.train.run import FitResult, RankRun, StepReport, Watch
+from vila2_ray.train.run import FitResult, Halted, RankRun, StepReport, Watch
 from vila2_ray.train.shard import ActivationCheckpointing, ready
 from vila2_ray.train.source import Source
 
-__all__ = ["FitResult", "StepReport", "Watch", "fit"]
+__all__ = ["FitResult", "Halted", "StepReport", "Watch", "fit"]
 
 
 def fit(

@@ -71,6 +71,12 @@ class Watch:
 
     is_leaving: Callable[[], bool]
     every_seconds: float = 5.0
+    is_ending: Callable[[], bool] = bool
+    """Whether training shall end here, to go on another day. Asked of rank 0 alone; by default never."""
+
+
+class Halted(Exception):
+    """The watch said that training shall end here; its state is saved. Raised on all ranks after the same step."""
 
 
 class RankRun:
@@ -97,7 +103,8 @@ class RankRun:
         self._num_batches = math.ceil(math.ceil(plan.batch_size / place.world) / stage.micro_batch_size)
         self._course = Course()
         self._watched_at = time.monotonic()
-        self._is_due = self._is_busy = self._is_leaving = False
+        self._is_due = self._is_busy = self._is_leaving = self._is_ending = False
+        self._saved_steps = -1
 
     def train(self, reader: Reader, on_step: Callable[[StepReport], None] | None) -> FitResult:
         """From the last saved step, or the first, to the end."""
@@ -122,6 +129,8 @@ class RankRun:
                     last = now
                     if went_back:
                         break
+                    if self._is_ending and not self._has_ended:
+                        self._halt()
         finally:
             if self._checkpoints is not None and (self._place.world == 1 or self._has_ended):
                 self._checkpoints.settle(self._place)  # a rank that fails must not wait for the others
@@ -248,22 +257,34 @@ class RankRun:
 
     def _save(self) -> None:
         assert self._checkpoints is not None
-        self._course.guard = self._guard.state()
+        self._course.guard, self._saved_steps = self._guard.state(), len(self._course.losses)
         self._checkpoints.start(self._trained, self._optimizer, self._course, self._place)
+
+    def _halt(self) -> None:
+        """Save this step, wait until it is written, end."""
+        if self._checkpoints is not None:
+            self._checkpoints.settle(self._place)
+            if self._saved_steps != len(self._course.losses):
+                self._save()
+                self._checkpoints.settle(self._place)
+        raise Halted
 
     # What ranks must agree on travels with the loss.
 
-    def _wishes(self) -> tuple[float, float, float]:
-        """(rank 0: save after this step, rank 0: look for notices, this rank: the last save is on its way)."""
+    def _wishes(self) -> tuple[float, float, float, float]:
+        """(rank 0: save after this step, rank 0: look for notices, this rank: the last save is on its way, rank 0: end
+        after this step).
+        """
         busy = self._checkpoints is not None and self._checkpoints.is_busy
         if self._place.rank:
-            return 0.0, 0.0, float(busy)
+            return 0.0, 0.0, float(busy), 0.0
         due = self._checkpoints is not None and self._checkpoints.is_due(len(self._course.losses) + 1)
         looks = self._watch is not None and time.monotonic() - self._watched_at >= self._watch.every_seconds
-        return float(due), float(looks), float(busy)
+        ends = looks and self._watch is not None and self._watch.is_ending()
+        return float(due), float(looks), float(busy), float(ends)
 
-    def _hear(self, due: float, looks: float, num_busy: float) -> None:
-        self._is_due, self._is_busy = due > 0, num_busy > 0
+    def _hear(self, due: float, looks: float, num_busy: float, ends: float) -> None:
+        self._is_due, self._is_busy, self._is_ending = due > 0, num_busy > 0, ends > 0
         if looks and self._watch is not None:
             self._watched_at = time.monotonic()
             leaving = self._watch.is_leaving()

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from vila2_ray import logs
-from vila2_ray.errors import StageFailed, Vila2Error
+from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error
 from vila2_ray.progress import Progress
 from vila2_ray.train.external import run_external
 from vila2_ray.train.feed import check_cpus
 from vila2_ray.train.job import TrainingJob, TrainingSummary
-from vila2_ray.train.loop import StepReport, Watch
+from vila2_ray.train.loop import Halted, StepReport, Watch
 from vila2_ray.train.parallelize import find_place
 from vila2_ray.train.work import open_remote, open_source, read_plan, read_summary, ready_plan, train_rank
 
@@ -54,7 +54,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     """The whole stage on the Ray cluster that this process is connected to.
 
     A dead worker is replaced `train.max_failures` times; training then goes on from the saved state.
-    Raises StageFailed when that was not enough or the loss is not a number, else what the ranks raised.
+    Raises StageFailed when that was not enough or the loss is not a number, else what the ranks raised. BudgetSpent,
+    which `progress` raises, is passed on when the ranks have saved their state.
     Where `train.command` is configured for the stage, it trains in their place.
     """
     if job.config.train.command_of(job.stage):
@@ -92,7 +93,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     )
     progress.start(job.title, plan.num_steps, "steps")
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, progress, train.num_workers, stop), daemon=True)
+    spent: list[BudgetSpent] = []
+    watcher = threading.Thread(target=_watch, args=(board, progress, train.num_workers, stop, spent), daemon=True)
     watcher.start()
     try:
         trainer.fit()
@@ -109,6 +111,8 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
         scratch.delete_tree()
     problem = ray.get(board.problem.remote())
     ray.kill(board)
+    if spent and read_summary(job, plan) is None:
+        raise spent[0]
     if isinstance(problem, Vila2Error) and (summary := read_summary(job, plan)) is None:
         raise problem
     progress.finish()
@@ -146,12 +150,19 @@ class _Board:
     def __init__(self) -> None:
         self._report: StepReport | None = None
         self._problem: Vila2Error | None = None
+        self._ends = False
 
     def tell(self, report: StepReport) -> None:
         self._report = report
 
     def report(self) -> StepReport | None:
         return self._report
+
+    def end(self) -> None:
+        self._ends = True
+
+    def is_ending(self) -> bool:
+        return self._ends
 
     def stopped(self, problem: Vila2Error) -> None:
         self._problem = self._problem or problem
@@ -182,7 +193,10 @@ def _work(config: dict[str, Any]) -> None:
     try:
         plan = read_plan(job)
         assert plan is not None, "the driver has written the plan"
-        train_rank(job, plan, open_remote(job), place, tell, Watch(lambda: get_preemption_info() is not None))
+        watch = Watch(lambda: get_preemption_info() is not None, is_ending=lambda: ray.get(board.is_ending.remote()))
+        train_rank(job, plan, open_remote(job), place, tell, watch)
+    except Halted:
+        return
     except StageFailed as failed:  # every rank sees the same loss and ends here: trying again would end the same
         ray.get(board.stopped.remote(failed))
     except Vila2Error as problem:
@@ -190,7 +204,8 @@ def _work(config: dict[str, Any]) -> None:
         raise
 
 
-def _watch(board: Any, progress: Progress, world: int, stop: threading.Event) -> None:
+def _watch(board: Any, progress: Progress, world: int, stop: threading.Event, spent: list[BudgetSpent]) -> None:
+    """Shows what the ranks tell; when that costs the last of the budget, has them save and end."""
     import ray
     from ray.exceptions import RayError
 
@@ -202,7 +217,11 @@ def _watch(board: Any, progress: Progress, world: int, stop: threading.Event) ->
             continue
         if report is not None and report.step != seen:
             seen = report.step
-            _show(progress, report, world)
+            try:
+                _show(progress, report, world)
+            except BudgetSpent as error:
+                spent.append(error)
+                board.end.remote()
 
 
 def _show(progress: Progress, report: StepReport, world: int) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import pytest
 
 from tests.unit.recaption.pictures import write_shards
 from vila2_ray.campaign import lease as leases
 from vila2_ray.campaign.promotion import NAME as PROMOTED
 from vila2_ray.campaign.runner import run
 from vila2_ray.campaign.state import read_markers
+from vila2_ray.cli import main
 from vila2_ray.config import Config
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.index import build_index
+from vila2_ray.errors import BudgetSpent
 from vila2_ray.progress import NullProgress
 from vila2_ray.recipe import load_config
 from vila2_ray.storage import Store
@@ -59,3 +63,18 @@ def test_a_campaign_that_was_given_back_needs_no_fence(tmp_path: Path) -> None:
     assert run(config, until="index").ran == ["index"]
     assert store.list("stages", suffix=".json") == ["stages/index.json"]
     assert not store.exists(PROMOTED)
+
+
+def test_a_spent_budget_stops_before_the_next_stage_with_an_exit_code_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = indexed_campaign(tmp_path)
+    spent = {"attempt": "1-a", "stage": "align", "started_at": 1.0, "seconds": 9.0, "dollars": 7.5, "finished": False}
+    Store(config.campaign).write_text("ledger/1-a.jsonl", json.dumps(spent) + "\n")
+    with pytest.raises(BudgetSpent, match=r"index: \$7.50 of budget=5 dollars"):
+        run(replace(config, budget=5.0), until="index")
+    settings = [f"corpus.{name}={getattr(config.corpus, name)}" for name in ("pretrain", "sft", "heldout")]
+    command = ["run", "--until", "index", f"campaign={config.campaign}", "specialists=[]", *settings]
+    assert main([*command, "budget=5"]) == 4
+    assert "raise budget=… and run the same command" in capsys.readouterr().err
+    assert run(replace(config, budget=50.0), until="index").ran == ["index"]

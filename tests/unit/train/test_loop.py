@@ -14,7 +14,7 @@ from vila2_ray.model.families import part_of
 from vila2_ray.storage import Store
 from vila2_ray.train.checkpoint import StepStore
 from vila2_ray.train.guard import LossGuard
-from vila2_ray.train.loop import FitResult, StepReport, Watch, fit
+from vila2_ray.train.loop import FitResult, Halted, StepReport, Watch, fit
 from vila2_ray.train.parallelize import Place
 from vila2_ray.train.source import ImageKey
 
@@ -207,3 +207,20 @@ def test_a_notice_that_the_machine_will_be_taken_away_is_answered_by_a_save(tmp_
     (saved,) = json.loads((tmp_path / "last.json").read_text())["kept"]
     assert saved["step"] == 3
     assert len(asked) == 12
+
+
+def test_training_that_is_told_to_end_saves_its_step_and_goes_on_from_there(tmp_path: Path) -> None:
+    _, expected = train(small.stage())
+    asked: list[int] = []
+
+    def is_ending() -> bool:
+        asked.append(1)
+        return len(asked) >= 4
+
+    told = Watch(lambda: False, every_seconds=0.0, is_ending=is_ending)
+    with pytest.raises(Halted):
+        train(small.stage(), checkpoints=StepStore(Store(tmp_path), "w", 1e9), watch=told)
+    (saved,) = json.loads((tmp_path / "last.json").read_text())["kept"]
+    assert saved["step"] == 4
+    _, result = train(small.stage(), checkpoints=StepStore(Store(tmp_path), "w", 1e9))
+    assert (result.first_step, result.losses) == (4, expected.losses)
