@@ -112,8 +112,15 @@ def stop(campaign: CampaignUri = DEFAULT_CAMPAIGN, address: Address = None) -> N
 
 
 @app.command()
-def status(campaign: CampaignUri = DEFAULT_CAMPAIGN) -> None:
+def status(
+    campaign: CampaignUri = DEFAULT_CAMPAIGN,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until its driver ends.")] = False,
+) -> None:
     """Each stage of a campaign: done, running or missing, with counts and cost; then the scores so far."""
+    if watch:
+        from vila2_ray.cli_watch import watch as watch_it
+
+        raise typer.Exit(watch_it(campaign))
     from vila2_ray.campaign.api import Campaign
     from vila2_ray.cli_tables import print_costs, print_scores, print_status
 

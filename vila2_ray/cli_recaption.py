@@ -12,6 +12,7 @@ from vila2_ray.cli_head import use_token
 from vila2_ray.cli_progress import shown_progress
 from vila2_ray.cli_tables import clock, console
 from vila2_ray.config import Config
+from vila2_ray.logs import written
 from vila2_ray.recaption.alone import AloneJob, Trial, recaption_alone, try_sample
 
 SHOWN = 10
@@ -33,8 +34,8 @@ def recaption_here(job: AloneJob, config: Config, sample: int, yes: bool) -> Non
             return
     if not os.environ.get("RAY_ADDRESS"):
         use_token()
-    connect_ray()
-    with shown_progress() as progress:
+    with written(), shown_progress() as progress:
+        connect_ray()
         layer, summary = recaption_alone(job, progress, ray_map)
     before = summary.num_rows - summary.num_samples
     if summary.num_samples:

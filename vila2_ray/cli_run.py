@@ -9,13 +9,14 @@ from vila2_ray.cli_head import use_token
 from vila2_ray.cli_progress import shown_progress
 from vila2_ray.cli_tables import print_scores
 from vila2_ray.config import Config
+from vila2_ray.logs import written
 
 
 def run_here(config: Config, *, only: str | None, until: str | None, from_: str | None) -> None:
     """Carry the campaign on with progress on standard output; ends with the score table and the report's place."""
     if not os.environ.get("RAY_ADDRESS"):
         use_token()
-    with shown_progress() as progress:
+    with written(), shown_progress() as progress:
         outcome = runner.run(config, only=only, until=until, from_=from_, progress=progress)
     if not outcome.ran and not outcome.waits_for:
         print("nothing to do: all of it is done already")

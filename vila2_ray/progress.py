@@ -8,6 +8,11 @@ from typing import Protocol, TextIO
 
 MARK = "▸"
 """First character of a progress line, so that a follower of the log can redraw it in place."""
+MEASURED = frozenset(
+    {"images", "captions", "output_tokens", "dead_letters", "ranges_left"}
+    | {"data_wait_share", "tokens_per_second", "samples_per_second"}
+)
+"""Figures for meters (`metrics.TOLD`) that a line for people leaves out."""
 
 
 class Progress(Protocol):
@@ -17,7 +22,10 @@ class Progress(Protocol):
         """A stage begins; `total` counts `unit`s, 0 when unknown."""
 
     def update(self, done: int, **figures: float | str) -> None:
-        """`done` units of the running stage are finished, this run's and earlier ones'."""
+        """`done` units of the running stage are finished, this run's and earlier ones'.
+
+        `figures`: what else is known by now, by name; what one counts by reason is `<name>.<reason>`.
+        """
 
     def finish(self) -> None:
         """The running stage is over."""
@@ -89,7 +97,9 @@ class LineProgress:
         )
         left = f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
         more = "  ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in figures.items()
+            if name.partition(".")[0] not in MEASURED
         )
         self._say(f"{MARK} {self._stage:<12} {share}  {rate:,.{1 if rate < 10 else 0}f}/s  {left}  {more}".rstrip())
 

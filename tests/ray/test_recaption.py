@@ -28,12 +28,14 @@ class Course(NullProgress):
 
     def __init__(self) -> None:
         self.total, self.done = 0, [0]
+        self.figures: dict[str, float | str] = {}
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self.total = total
 
     def update(self, done: int, **figures: float | str) -> None:
         self.done.append(done)
+        self.figures = figures
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,11 @@ def test_every_sample_gets_its_own_caption_exactly_once(corpus: tuple[Path, Know
     assert summary.num_tokens == sum(row["num_output_tokens"] or 0 for row in job.layer.to_table().to_pylist())
     assert course.total == course.done[-1] == 119
     assert course.done == sorted(course.done)
+    counts = {name: course.figures[name] for name in ("images", "captions", "output_tokens", "ranges_left")}
+    assert list(counts.values()) == [119, 232, summary.num_tokens, 0]
+    assert {name: count for name, count in course.figures.items() if name.startswith("dead_letters.")} == {
+        f"dead_letters.{reason}": 2 for reason in bad_pictures()
+    }
     told = job.layer.metadata("pretrain", "00000")
     assert (told["layer"], told["engine"], told["num_variants"]) == ("round-1", "fake 1", "2")
     again = recaption(job, Course())

@@ -46,7 +46,10 @@ def test_two_workers_train_as_one_process_does(tmp_path: Path) -> None:
     for name, tensor in weights[0].items():  # of bf16 checkpoints: a last bit may differ
         torch.testing.assert_close(weights[1][name].float(), tensor.float(), rtol=2e-2, atol=1e-3)
     assert heard.updates[-1][0] == together.num_steps
-    assert "loss" in heard.updates[-1][1]
+    last = heard.updates[-1][1]
+    assert {"loss", "lr", "data_wait_share", "tokens_per_second", "samples_per_second"} <= set(last)
+    assert 0 <= float(last["data_wait_share"]) <= 1
+    assert float(last["tokens_per_second"]) > float(last["samples_per_second"]) > 0
     assert job.state.list() == ["finished.json"]
     assert run_training(job, NullProgress()) == together  # done: nothing is started
 

@@ -16,7 +16,7 @@ PACKAGE = Path(vila2_ray.__file__).parent
 TREE = PACKAGE.parent
 
 LEVELS = (
-    ("errors", "schema", "progress"),
+    ("errors", "schema", "progress", "logs", "metrics"),
     (
         "captions",
         "skills",
@@ -41,7 +41,8 @@ LEVELS = (
 )
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
-PURE = ("errors", "schema", "progress", "config", "captions", "skills", "screening", "campaign.plan", "engines.base")
+PURE = ("errors", "schema", "progress", "logs", "metrics", "config", "captions", "skills", "screening")
+PURE += ("campaign.plan", "engines.base")
 PURE += (
     "engines.fake",
     "engines.live",

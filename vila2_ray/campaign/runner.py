@@ -20,6 +20,7 @@ from vila2_ray.campaign.lease import Lease
 from vila2_ray.campaign.ledger import Ledger
 from vila2_ray.campaign.pricelist import PriceBook
 from vila2_ray.campaign.promotion import fence_promotion, read_promoted
+from vila2_ray.campaign.pulse import Pulse
 from vila2_ray.campaign.saturation import Decision, decide
 from vila2_ray.campaign.specialists import final_is_needed
 from vila2_ray.campaign.stages import WORK, best_model
@@ -83,17 +84,21 @@ def run(
         _write_configuration(store, config)
         ledger = Ledger(store, PriceBook.of(config))
         budget = Budget(config.budget, config.budget_reserve_seconds, ledger)
-        work = Run(config, markers, Several(progress, budget), lease.epoch, lease.check)
-        driver = _Driver(work, plan, lease, ledger, budget)
-        driver.go(selected, explicitly=only is not None)
+        with Pulse(store, ledger, markers) as pulse:
+            work = Run(config, markers, Several(progress, pulse.meter, budget), lease.epoch, lease.check)
+            driver = _Driver(work, plan, lease, ledger, budget, pulse)
+            driver.go(selected, explicitly=only is not None)
         report = store.path("report/index.html") if store.exists("report/index.html") else None
         scores = read_main_scores(work.markers, config.rounds.metric)
         return Outcome(scores, report, read_promoted(store)["current"], driver.ran, driver.waits)
 
 
 class _Driver:
-    def __init__(self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger, budget: Budget) -> None:
-        self._work, self._plan, self._lease, self._ledger, self._budget = work, plan, lease, ledger, budget
+    def __init__(
+        self, work: Run, plan: list[plans.Stage], lease: Lease, ledger: Ledger, budget: Budget, pulse: Pulse
+    ) -> None:
+        self._work, self._plan, self._lease = work, plan, lease
+        self._ledger, self._budget, self._pulse = ledger, budget, pulse
         self.ran: list[str] = []
         self.waits = ""
 
@@ -150,7 +155,7 @@ class _Driver:
             if not grows and stage.name not in plans.LAST_STAGES:
                 self._refuse(stage, marker, inputs)
         self._budget.check(stage.name)
-        with self._ledger.record(stage.name) as figures:
+        with self._ledger.record(stage.name) as figures, self._pulse.meter.stage(stage.name, figures):
             done = WORK[stage.kind](work, stage, name)
             figures.update(done.summary)
         if stage.kind == "index" and marker is not None and (marker.fingerprint, marker.digest) == (name, done.digest):

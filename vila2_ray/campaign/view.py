@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from vila2_ray import logs
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout, base_folder
 from vila2_ray.campaign.screening import open_screening, screened_sources
@@ -169,7 +170,10 @@ def connect_ray() -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        if logs.is_json():  # in every worker, too
+            options["logging_config"] = ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"])
         ray.init(address=address, log_to_driver=False, logging_level="warning", **options)
+        logs.hand_over()
 
 
 def ray_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_cpus: float = 1.0) -> Iterable[_Result]:

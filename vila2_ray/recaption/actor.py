@@ -7,12 +7,14 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vila2_ray import logs
 from vila2_ray.config import EngineConfig
 from vila2_ray.corpus.layers import Parts
 from vila2_ray.engines.choice import open_engine
@@ -40,6 +42,7 @@ SUMMARY = pa.schema(
         pa.field("captioned", pa.int32()),  # captions that the engine wrote
         pa.field("kept", pa.int32()),
         pa.field("failed", pa.int32()),
+        pa.field("reasons", pa.list_(pa.string())),  # of the failed rows, one each
         pa.field("not_selected", pa.int32()),
         pa.field("tokens", pa.int64()),
         pa.field("actor", pa.string()),
@@ -67,6 +70,8 @@ class ActorSpec:
     is_last_try: bool = False
     """Whether a range that the engine fails whole is written as failed rows; if not, it is only told of."""
     brake: Brake | None = None
+    about: dict[str, str] = field(default_factory=logs.about)
+    """What its records are about: what the driver's are."""
 
     @classmethod
     def of(cls, job: RecaptionJob, is_last_try: bool = False, brake: Brake | None = None) -> ActorSpec:
@@ -86,6 +91,7 @@ class CaptionActor:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._opening = threading.Lock()
         self._opened: EngineFeed | None = None
+        logs.adopt(spec.about)
         self._counting, self._in_hand = threading.Lock(), 0
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -130,10 +136,14 @@ class CaptionActor:
         began = time.monotonic()
         table = to_table([*rows, *piece["settled"]], start, stop, plan.num_variants)
         self._spec.parts.write(source, shard, start, stop, table)
+        reasons = [row["error"] for row in rows if row["error"]]
+        if reasons:
+            logs.tell("dead letters", source=source, shard=shard, start=start, stop=stop, reasons=Counter(reasons))
         return {
             "captioned": num_captioned,
             "kept": piece["num_kept"],
             "failed": len(rows) - num_captioned,
+            "reasons": reasons,
             "not_selected": len(piece["settled"]) - piece["num_kept"],
             "tokens": sum(row["num_output_tokens"] or 0 for row in rows),
             "engine": f"{feed.engine.name} {feed.engine.version}",

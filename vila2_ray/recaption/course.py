@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import pickle
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 
+from vila2_ray import logs
 from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error, own_cause
 from vila2_ray.progress import Progress
@@ -35,6 +38,8 @@ class Course:
         self._again: list[RowRange] = []
         self._tried_again: set[RowRange] = set()
         self._figures: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._ranges_left = 0
         self._seconds: Counter[str] = Counter()
         self._brake = brake
         self._spent: BudgetSpent | None = None
@@ -67,7 +72,7 @@ class Course:
         self._figures.update({key: row[key] for key in ("captioned", "kept", "failed", "not_selected", "tokens")})
         self._seconds.update({part: row[f"{part}_seconds"] for part in PARTS_OF_WORK})
         self._engine, self._opened_at = row["engine"], min(self._opened_at, row["opened_at"])
-        self.settle(piece)
+        self.settle(piece, row["reasons"])
         return piece
 
     def take_again(self) -> list[RowRange]:
@@ -76,9 +81,15 @@ class Course:
         self._tried_again.update(again)
         return again
 
-    def settle(self, piece: RowRange, **figures: int) -> None:
-        """The range has its part; `figures` of it that are not yet counted."""
+    def begin(self, num_ranges: int) -> None:
+        """So many ranges are handed to the pool."""
+        self._ranges_left = num_ranges
+
+    def settle(self, piece: RowRange, reasons: Sequence[str] = (), **figures: int) -> None:
+        """The range has its part; `figures` of it that are not yet counted, and the `reasons` of its failed rows."""
         self._figures.update(samples=piece.num_rows, **figures)
+        self._reasons.update(reasons)
+        self._ranges_left = max(0, self._ranges_left - 1)
         self._finishing.covered(piece.source, piece.shard, piece.num_rows, self._engine)
         seconds = time.monotonic() - self._began
         try:
@@ -86,6 +97,11 @@ class Course:
                 self._work.rows_done + self._figures["samples"],
                 failed=str(self._figures["failed"]),
                 tokens_per_s=f"{self._figures['tokens'] / seconds:,.0f}",
+                images=self._figures["samples"],
+                captions=self._figures["captioned"],
+                output_tokens=self._figures["tokens"],
+                ranges_left=self._ranges_left,
+                **{f"dead_letters.{reason}": count for reason, count in self._reasons.items()},
             )
         except BudgetSpent as spent:
             if self._spent is None:
@@ -132,6 +148,9 @@ class Course:
 
     def _failed(self, failed: FailedRange) -> None:
         self._again.append(failed.piece)
+        piece = failed.piece
+        where = {"source": piece.source, "shard": piece.shard, "start": piece.start, "stop": piece.stop}
+        logs.tell("range failed whole", level=logging.WARNING, actor=failed.actor, **where)
         if row := self._failures.add(failed):
             actors = ", ".join(sorted({one.actor for one in row}))
             raise StageFailed(
@@ -167,7 +186,9 @@ class _Finishing:
         job, rows = self._job, self._num_rows[source, shard]
         metadata = {**layer_metadata(job), **({"engine": engine} if engine else {})}
         self._running.append(
-            self._task.remote(job.parts, job.layer, source, shard, rows, job.config.num_variants, metadata)
+            self._task.remote(
+                job.parts, job.layer, source, shard, rows, job.config.num_variants, metadata, logs.about()
+            )
         )
 
     def _collect(self, most: int) -> None:
@@ -199,10 +220,19 @@ def explained(error: BaseException, name: str) -> Vila2Error:
 
 
 def finish_shard(
-    parts: Parts, layer: Layer, source: str, shard: str, num_rows: int, num_variants: int, metadata: dict[str, str]
+    parts: Parts,
+    layer: Layer,
+    source: str,
+    shard: str,
+    num_rows: int,
+    num_variants: int,
+    metadata: dict[str, str],
+    about: dict[str, str],
 ) -> None:
     """Put a shard's parts together. Stateless: may run twice, or again after a crash."""
+    logs.adopt(about)
     parts.finish(layer, source, shard, num_rows, num_variants, metadata)
+    logs.tell("shard finished", source=source, shard=shard, rows=num_rows)
 
 
 def layer_metadata(job: RecaptionJob) -> dict[str, str]:

@@ -27,6 +27,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data.context import AutoscalingConfig
 
 from vila2_ray.config import EngineConfig, RecaptionConfig
+from vila2_ray.errors import Reason
 from vila2_ray.progress import Progress
 from vila2_ray.raydata import quiet_context
 from vila2_ray.recaption.actor import ActorSpec, CaptionActor
@@ -67,6 +68,7 @@ def _recaption(job: RecaptionJob, progress: Progress, brake: Brake) -> Recaption
     alone = is_last_try = False
     while ranges:
         unanswered = set(ranges)
+        course.begin(len(ranges))
         with contextlib.closing(_summaries(job, ranges, name, alone, is_last_try, brake)) as summaries:
             for row in summaries:
                 unanswered.discard(course.take(row))
@@ -101,13 +103,14 @@ def _after_deaths(
         if (piece.start, piece.stop) in written.get((piece.source, piece.shard), []):
             table = job.parts.read(piece.source, piece.shard, piece.start, piece.stop)
             kept = kept_rows(job.keep, piece) if job.keep is not None else {}
-            course.settle(piece, **figures_of(table, kept, job.config.num_variants))  # died between writing and telling
+            reasons = [reason for reason in table["error"].to_pylist() if reason]
+            course.settle(piece, reasons, **figures_of(table, kept, job.config.num_variants))  # not yet told, but there
         elif suspects[piece] >= 2:
             key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
             rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
             table = to_table(rows, piece.start, piece.stop, job.config.num_variants)
             job.parts.write(piece.source, piece.shard, piece.start, piece.stop, table)
-            course.settle(piece, failed=len(rows))
+            course.settle(piece, [Reason.ENGINE_DIED.value] * len(rows), failed=len(rows))
         else:
             again += piece.cut(_PIECES)
     return again

@@ -27,6 +27,7 @@ from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from vila2_ray.errors import CheckpointError
+from vila2_ray.logs import tell
 from vila2_ray.storage import Store
 from vila2_ray.train.parallelize import Place
 
@@ -165,6 +166,7 @@ class StepStore:
         if place.rank == 0:
             marker = {"work": self._work, "kept": self._kept, "losses": course.losses}
             self._store.write_text(_MARKER, json.dumps(marker))
+            tell("checkpoint saved", step=len(course.losses), folder=folder)
             self._tidy(self._kept)
 
     def clear(self) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from vila2_ray import logs
 from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error
 from vila2_ray.progress import Progress
 from vila2_ray.train.external import run_external
@@ -42,7 +43,7 @@ def train_in_process(job: TrainingJob, progress: Progress) -> TrainingSummary:
     if (summary := read_summary(job, plan)) is None:
         progress.start(job.title, plan.num_steps, "steps")
         place = find_place(train.autocast, int(train.cpus_per_worker))
-        train_rank(job, plan, source, place, lambda report: _show(progress, report))
+        train_rank(job, plan, source, place, lambda report: _show(progress, report, 1))
         progress.finish()
         summary = read_summary(job, plan)
     assert summary is not None
@@ -74,7 +75,7 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})}
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "board": board, "about": logs.about()},
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
@@ -93,7 +94,7 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     progress.start(job.title, plan.num_steps, "steps")
     stop = threading.Event()
     spent: list[BudgetSpent] = []
-    watcher = threading.Thread(target=_watch, args=(board, progress, stop, spent), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(board, progress, train.num_workers, stop, spent), daemon=True)
     watcher.start()
     try:
         trainer.fit()
@@ -175,6 +176,7 @@ def _work(config: dict[str, Any]) -> None:
     import ray
     from ray.train import get_preemption_info
 
+    logs.adopt(config["about"])
     job: TrainingJob = config["job"]
     board = config["board"]
     train = job.config.train
@@ -202,7 +204,7 @@ def _work(config: dict[str, Any]) -> None:
         raise
 
 
-def _watch(board: Any, progress: Progress, stop: threading.Event, spent: list[BudgetSpent]) -> None:
+def _watch(board: Any, progress: Progress, world: int, stop: threading.Event, spent: list[BudgetSpent]) -> None:
     """Shows what the ranks tell; when that costs the last of the budget, has them save and end."""
     import ray
     from ray.exceptions import RayError
@@ -216,16 +218,25 @@ def _watch(board: Any, progress: Progress, stop: threading.Event, spent: list[Bu
         if report is not None and report.step != seen:
             seen = report.step
             try:
-                _show(progress, report)
+                _show(progress, report, world)
             except BudgetSpent as error:
                 spent.append(error)
                 board.end.remote()
 
 
-def _show(progress: Progress, report: StepReport) -> None:
+def _show(progress: Progress, report: StepReport, world: int) -> None:
+    """Tell of a step of the first of `world` ranks, which are taken as alike."""
     if report.note:
         progress.note(report.note)
-    progress.update(report.step, loss=report.loss, lr=report.lr)
+    seconds = max(report.step_seconds, 1e-9)
+    progress.update(
+        report.step,
+        loss=report.loss,
+        lr=report.lr,
+        data_wait_share=report.data_seconds / seconds,
+        tokens_per_second=world * report.num_tokens / seconds,
+        samples_per_second=world * report.num_items / seconds,
+    )
 
 
 def _first_line(error: BaseException) -> str:
