@@ -57,7 +57,10 @@ def find_or_start() -> Head:
     head = find()
     if head is None:
         print("starting a local Ray head", flush=True)
-        head = _start()
+        try:
+            head = _start()
+        except ClusterUnusable:  # Ray gives its processes half a minute, which a busy machine may not
+            head = _start()
     return head
 
 
@@ -116,13 +119,25 @@ def _start() -> Head:
         )
     head = Head(process.pid, _process_start(process.pid) or "", f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}")
     deadline = time.monotonic() + START_SECONDS
-    while not answers(head.dashboard):
+    while not (_is_up(temp, head) and answers(head.dashboard)):
         if process.poll() is not None or time.monotonic() > deadline:
             stop(head)
             raise ClusterUnusable(f"the local Ray head did not start; see {log}, or use `vila2 run`")
         time.sleep(0.2)
     _record().write_text(json.dumps(asdict(head)), "utf-8")
     return head
+
+
+def _is_up(temp: Path, head: Head) -> bool:
+    """The dashboard answers before the node is there, which may still fail; a head that is whole writes its address."""
+    try:
+        return _port((temp / "ray_current_cluster").read_text("utf-8")) == _port(head.gcs)
+    except OSError:
+        return False
+
+
+def _port(address: str) -> str:
+    return address.strip().rpartition(":")[2]
 
 
 def _ray() -> list[str]:
