@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import stat
 import subprocess
@@ -161,7 +160,7 @@ def test_the_page_of_the_readme_works_from_the_checkout(remote: Remote, tmp_path
 @pytest.mark.slow
 def test_a_killed_driver_is_started_again_and_loses_nothing(remote: Remote, tmp_path: Path) -> None:
     campaign, log = tmp_path / "c", tmp_path / "log"
-    follower = remote.start(log, "--until", "align", *micro.overrides(campaign, "train.align.num_epochs=40"))
+    follower = remote.start(log, "--until", "align", *micro.overrides(campaign, "train.align.num_epochs=15"))
     wait(lambda: "▸ align" in log.read_text(), log)
     killed = driver_of(campaign)
     os.kill(killed, signal.SIGKILL)
@@ -215,8 +214,8 @@ def test_secrets_reach_workers_and_nothing_that_is_shown(remote: Remote, tmp_pat
     pages.append(str(remote.api("/nodes?view=summary")))
     assert not [page[:200] for page in pages if SECRET in page]
     assert str(key) in pages[0], "the reference is what is shown"
-    session = Path(f"/tmp/vila2_ray_{os.getuid()}/session_latest/logs")
-    logs = [path for path in session.rglob("*") if path.is_file() and not stat.S_ISSOCK(path.stat().st_mode)]
+    session = Path(f"/tmp/vila2_ray_{os.getuid()}", remote.api("/api/version")["session_name"])
+    logs = [path for path in (session / "logs").rglob("*") if path.is_file() and not stat.S_ISSOCK(path.stat().st_mode)]
     assert logs
     assert not [path.name for path in logs if SECRET.encode() in path.read_bytes()]
 
@@ -280,18 +279,27 @@ def test_a_wrong_token_and_a_dead_address_are_one_sentence(remote: Remote, tmp_p
 
 
 @pytest.mark.slow
-def test_an_environment_that_cannot_be_made_is_one_sentence(remote: Remote, tmp_path: Path) -> None:
-    from vila2_ray.submission import job as jobs
-
-    shown = remote.submit("--show", "--until", "index", *micro.overrides(tmp_path / "c"))
-    words = shlex.split(shown.stdout)
-    at = words.index("--runtime-env-json") + 1
-    words[at] = json.dumps(json.loads(words[at]) | {"py_executable": "/nowhere/python"})
-    assert jobs.SCRIPT in words
-    follow = remote.laptop.start(tmp_path / "plain.log", "--help")
-    follow.wait(60)
-    subprocess.run([*words[:3], "--no-wait", *words[3:]], env=remote.laptop.variables, check=True, capture_output=True)
-    wait(lambda: remote.jobs(tmp_path / "c")[0]["status"] in ("FAILED", "SUCCEEDED"), tmp_path / "plain.log")
+def test_an_environment_that_cannot_be_made_is_one_sentence(remote: Remote) -> None:
+    code = """
+import sys
+from vila2_ray.submission.cluster import Cluster
+from vila2_ray.submission.following import follow
+from vila2_ray.submission.job import Job
+class Broken(Job):
+    runtime_env = {"working_dir": "https://127.0.0.1:1/nothing.zip"}
+cluster = Cluster(sys.argv[1])
+sys.exit(follow(cluster, cluster.submit(Broken("/c", ("true",))), recent_only=False))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, remote.address],
+        env=remote.laptop.variables,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "its environment could not be set up on the cluster" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
