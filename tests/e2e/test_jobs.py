@@ -47,7 +47,7 @@ class Laptop:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,
             check=False,
         )
 
@@ -160,15 +160,14 @@ def test_the_page_of_the_readme_works_from_the_checkout(remote: Remote, tmp_path
 @pytest.mark.slow
 def test_a_killed_driver_is_started_again_and_loses_nothing(remote: Remote, tmp_path: Path) -> None:
     campaign, log = tmp_path / "c", tmp_path / "log"
-    follower = remote.start(log, "--until", "align", *micro.overrides(campaign, "train.align.num_epochs=15"))
-    wait(lambda: "▸ align" in log.read_text(), log)
-    killed = driver_of(campaign)
-    os.kill(killed, signal.SIGKILL)
-    assert follower.wait(400) == 0, log.read_text()
+    follower = remote.start(log, "--until", "index", *micro.overrides(campaign))
+    wait(lambda: "▸ index" in log.read_text(), log)  # its first line comes before Ray is there
+    os.kill(driver_of(campaign), signal.SIGKILL)
+    assert follower.wait(900) == 0, log.read_text()
     said = log.read_text()
     assert "the driver was killed by SIGKILL, as happens when memory runs out; starting it again in 5 s" in said
-    states = {row.name: row.state for row in Campaign(str(campaign)).status()}
-    assert (states["index"], states["align"]) == ("done", "done")
+    [index] = [row for row in Campaign(str(campaign)).status() if row.name == "index"]
+    assert index.state == "done"
     assert len(remote.jobs(campaign)) == 1
 
 
@@ -235,18 +234,18 @@ def test_two_at_the_same_moment_are_one_job_which_is_left_joined_stopped_and_res
     words = micro.overrides(campaign, LONG)
     followers = [remote.start(log, *words) for log in logs]
     for log in logs:
-        wait(lambda log=log: "▸ align" in log.read_text(), log)  # type: ignore[misc]
+        wait(lambda log=log: "▸ index" in log.read_text(), log)  # type: ignore[misc]
     [job] = remote.jobs(campaign)
     assert job["submission_id"] == name_stem(str(campaign)) + "1"
 
     followers[0].send_signal(signal.SIGINT)
-    assert followers[0].wait(120) == 130
+    assert followers[0].wait(600) == 130
     assert "The same command follows it again" in logs[0].read_text()
     followers[1].kill()  # a laptop without power
     followers[1].wait(60)
     third = tmp_path / "third.log"
     joined = remote.start(third, *words)
-    wait(lambda: "▸ align" in third.read_text(), third)
+    wait(lambda: "▸ index" in third.read_text(), third)
     assert "joining it" in third.read_text()
     assert len(remote.jobs(campaign)) == 1
 
@@ -256,7 +255,7 @@ def test_two_at_the_same_moment_are_one_job_which_is_left_joined_stopped_and_res
 
     stopped = remote.laptop.run("stop", str(campaign), "--address", remote.address)
     assert (stopped.returncode, stopped.stdout.strip()) == (0, "stopped"), stopped.stderr
-    assert joined.wait(120) == 1
+    assert joined.wait(600) == 1
     assert "it was stopped. The same command carries on" in third.read_text()
     again = remote.laptop.run("stop", str(campaign), "--address", remote.address)
     assert again.stdout.strip() == "no job runs this campaign"
@@ -295,7 +294,7 @@ sys.exit(follow(cluster, cluster.submit(Broken("/c", ("true",))), recent_only=Fa
         env=remote.laptop.variables,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -306,9 +305,9 @@ sys.exit(follow(cluster, cluster.submit(Broken("/c", ("true",))), recent_only=Fa
 def test_the_loss_of_the_head_is_told_and_the_same_command_carries_on(alone: Laptop, tmp_path: Path) -> None:
     log, words = tmp_path / "log", ["submit", *micro.overrides(tmp_path / "c", LONG)]
     follower = alone.start(log, *words)
-    wait(lambda: "▸ align" in log.read_text(), log)
+    wait(lambda: "▸ index" in log.read_text(), log)
     os.kill(json.loads(alone.record.read_text())["pid"], signal.SIGKILL)
-    assert follower.wait(300) == 1
+    assert follower.wait(900) == 1
     assert "does not answer any more: its Ray head is gone" in log.read_text().splitlines()[-1]
     again = alone.run("submit", "--until", "index", *words[1:])
     assert again.returncode == 0, again.stdout + again.stderr
@@ -320,8 +319,8 @@ def driver_of(campaign: Path) -> int:
     return int(json.loads((campaign / "lease.json").read_text())["pid"])
 
 
-def wait(condition: Callable[[], bool], log: Path, seconds: float = 300) -> None:
+def wait(condition: Callable[[], bool], log: Path, seconds: float = 900) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, log.read_text()
-        time.sleep(0.5)
+        time.sleep(0.1)

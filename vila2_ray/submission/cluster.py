@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from vila2_ray import cli_head
 from vila2_ray.errors import ClusterUnusable, in_one_line
-from vila2_ray.submission.job import Job, name_stem, next_name
+from vila2_ray.submission.job import Job, next_name
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -33,15 +33,17 @@ class Cluster:
 
     def find(self, campaign: str) -> JobDetails | None:
         """The job that runs a campaign now."""
-        found = [j for j in self.unfinished() if (j.metadata or {}).get("campaign") == campaign]
-        return found[0] if found else None
+        return _running(self._jobs(), campaign)
 
     def unfinished(self) -> list[JobDetails]:
         return [job for job in self._jobs() if not job.status.is_terminal()]
 
     def submit(self, job: Job) -> str:
         """Its name on the cluster, given out once: of two that submit at the same moment one gets the other's job."""
-        name = next_name(job.campaign, self._names())
+        jobs = self._jobs()
+        if (running := _running(jobs, job.campaign)) and running.submission_id:
+            return running.submission_id  # it came since somebody looked
+        name = next_name(job.campaign, (j.submission_id for j in jobs if j.submission_id))
         runtime_env = job.runtime_env | ({"working_dir": str(job.working_dir)} if job.working_dir else {})
         with self._asked() as client:
             until = time.monotonic() + START_SECONDS
@@ -135,6 +137,6 @@ class Cluster:
         return client
 
 
-def is_ours(name: str, campaign: str) -> bool:
-    """Whether a job's name is one that `submit` gives."""
-    return name.startswith(name_stem(campaign))
+def _running(jobs: list[JobDetails], campaign: str) -> JobDetails | None:
+    found = [j for j in jobs if not j.status.is_terminal() and (j.metadata or {}).get("campaign") == campaign]
+    return found[0] if found else None
