@@ -1,6 +1,6 @@
 # One word for everything: make setup | run | test | test-fast | test-all | check | bench | clean
 #
-#   make run ARGS="rounds.max=1"        more words for `vila2 run`
+#   make run ARGS="rounds.max=1"        more words for `vila2 submit`
 #   make test ARGS="-k corpus"          more words for pytest
 #   make setup PYTHON=/opt/python3.12   another interpreter (3.10 to 3.13; 3.11 is what constraints.txt was frozen from)
 
@@ -46,7 +46,7 @@ $(CORPUS)/.composed: $(wildcard $(addprefix $(TINY)/,artwork.py compose.py corpu
 corpus: $(CORPUS)/.composed
 
 run: setup
-	@$(BIN)/vila2 run --recipe tiny --job $(ARGS)
+	@$(BIN)/vila2 submit --recipe tiny $(ARGS)
 
 # Side by side: what starts no cluster. Then the rest, one after the other. 5: ARGS chose no test of that part.
 LIGHT := tests/e2e/test_page tests/e2e/test_serve_ tests/e2e/test_soak

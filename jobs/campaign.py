@@ -1,11 +1,13 @@
 """What `ray job submit -- python jobs/campaign.py --recipe tiny key=value …` starts: `vila2 run` on the job's cluster.
 
 Takes the arguments of `vila2 run` and ends with its exit code: 0 done, 2 a mistake in the configuration or the corpus,
-3 another driver runs this campaign, 1 anything else.
+3 another driver runs this campaign, 4 the budget is spent, 1 anything else. The driver is a child of this process and
+is started again when it dies, three times in a row without getting further unless `--retries` says otherwise.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,4 +16,5 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working 
 from vila2_ray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.exit(main(["run", "--retries", "3", *sys.argv[1:]]))

@@ -32,6 +32,9 @@ Overrides = Annotated[
 ]
 Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A recipe that ships with the package, or a YAML file.")]
 CampaignUri = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder.")]
+Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run this one stage.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
+From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redo this stage and all later.")]
 Address = Annotated[
     str | None,
     typer.Option(help="A Ray dashboard, http://host:8265. Default: RAY_ADDRESS, else a head on this machine."),
@@ -80,35 +83,60 @@ def plan(overrides: Overrides = None, recipe: Recipe = "tiny") -> None:
 def run(
     overrides: Overrides = None,
     recipe: Recipe = "tiny",
-    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run this one stage.")] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redo this stage and all later.")] = None,
-    job: Annotated[bool, typer.Option("--job", help="Submit it as a Ray job and follow its log.")] = False,
-    address: Address = None,
+    only: Only = None,
+    until: Until = None,
+    from_: From = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Start the driver again when it dies, so often without getting further.")
+    ] = 0,
 ) -> None:
-    """Carry a campaign on, from wherever it stands to its end."""
-    from vila2_ray.recipe import load_config
-    from vila2_ray.storage import Store
+    """Carry a campaign on, from wherever it stands to its end, in this process (or in a child, with --retries)."""
+    if retries:
+        from vila2_ray.submission.supervise import supervise
 
-    config = load_config(recipe, overrides)  # mistakes are told before a cluster starts
-    if job or address:
-        from vila2_ray.cli_jobs import run_as_job
-
-        given = {"--recipe": recipe, "--only": only, "--until": until, "--from": from_}
-        arguments = [word for option, value in given.items() if value for word in (option, value)] + (overrides or [])
-        raise typer.Exit(run_as_job(arguments, Store(config.campaign).uri, address))
+        given = _words({"--recipe": recipe, "--only": only, "--until": until, "--from": from_})
+        raise typer.Exit(supervise([sys.executable, "-m", "vila2_ray.cli", "run", *given, *(overrides or [])], retries))
     from vila2_ray.cli_run import run_here
+    from vila2_ray.recipe import load_config
 
-    run_here(config, only=only, until=until, from_=from_)
+    run_here(load_config(recipe, overrides), only=only, until=until, from_=from_)
+
+
+@app.command()
+def submit(
+    overrides: Overrides = None,
+    recipe: Recipe = "tiny",
+    only: Only = None,
+    until: Until = None,
+    from_: From = None,
+    address: Address = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=REFERENCE", help="A variable, and where nodes find its value. Repeat."),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="So often a driver that died without progress starts again.")] = 3,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit and leave.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only print the `ray job submit` line this stands for.")] = False,
+) -> None:
+    """Run a campaign as a Ray job and follow its log; joins the job that runs it already. Ctrl-C leaves it running."""
+    from vila2_ray.cli_jobs import Submission, show_here, submit_here
+    from vila2_ray.recipe import load_config
+
+    config = load_config(recipe, overrides)  # mistakes are told before anything travels
+    options = _words({"--only": only, "--until": until, "--from": from_, "--retries": str(retries)})
+    wish = Submission(config.campaign, recipe, options, tuple(overrides or ()), tuple(secret or ()), address)
+    if show:
+        show_here(wish)
+    else:
+        raise typer.Exit(submit_here(wish, detach))
 
 
 @app.command()
 def stop(campaign: CampaignUri = DEFAULT_CAMPAIGN, address: Address = None) -> None:
-    """Stop the Ray job that runs a campaign; `vila2 run` carries it on later."""
+    """Stop the Ray job that runs a campaign; `vila2 submit` carries it on later."""
     from vila2_ray.cli_jobs import stop_job
-    from vila2_ray.storage import Store
 
-    print("stopped" if stop_job(Store(campaign).uri, address) else "no job runs this campaign")
+    print("stopped" if stop_job(campaign, address) else "no job runs this campaign")
 
 
 @app.command()
@@ -374,6 +402,11 @@ def recipes() -> None:
         config = load_config(name)
         base = config.base.checkpoint or "to be named"
         print(f"{name:<12} base.checkpoint {base}, up to {config.rounds.max} rounds, fuse.rule {config.fuse.rule}")
+
+
+def _words(options: dict[str, str | None]) -> tuple[str, ...]:
+    """Those options that were given, as a command line has them."""
+    return tuple(word for option, value in options.items() if value for word in (option, value))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vila2_ray.errors import StageFailed
+from vila2_ray.errors import ClusterUnusable
 from vila2_ray.nodecache import cache_folder
 
 START_SECONDS = 120.0
@@ -52,14 +52,16 @@ def find() -> Head | None:
 
 
 def find_or_start() -> Head:
-    """Raises StageFailed, with the place of the log, when no head comes up."""
+    """To be called under `locked`. Raises ClusterUnusable, with the place of the log, when no head comes up."""
     use_token()
-    with _locked():
-        head = find()
-        if head is None:
-            print("starting a local Ray head", flush=True)
+    head = find()
+    if head is None:
+        print("starting a local Ray head", flush=True)
+        try:
             head = _start()
-        return head
+        except ClusterUnusable:  # Ray gives its processes half a minute, which a busy machine may not
+            head = _start()
+    return head
 
 
 def stop(head: Head) -> None:
@@ -117,13 +119,25 @@ def _start() -> Head:
         )
     head = Head(process.pid, _process_start(process.pid) or "", f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}")
     deadline = time.monotonic() + START_SECONDS
-    while not answers(head.dashboard):
+    while not (_is_up(temp, head) and answers(head.dashboard)):
         if process.poll() is not None or time.monotonic() > deadline:
             stop(head)
-            raise StageFailed(f"the local Ray head did not start; see {log}, or run without --job")
+            raise ClusterUnusable(f"the local Ray head did not start; see {log}, or use `vila2 run`")
         time.sleep(0.2)
     _record().write_text(json.dumps(asdict(head)), "utf-8")
     return head
+
+
+def _is_up(temp: Path, head: Head) -> bool:
+    """The dashboard answers before the node is there, which may still fail; a head that is whole writes its address."""
+    try:
+        return _port((temp / "ray_current_cluster").read_text("utf-8")) == _port(head.gcs)
+    except OSError:
+        return False
+
+
+def _port(address: str) -> str:
+    return address.strip().rpartition(":")[2]
 
 
 def _ray() -> list[str]:
@@ -141,7 +155,8 @@ def _temp_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
+    """No other command of this user starts, stops or submits to the head meanwhile."""
     with open(cache_folder("head.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,151 +1,173 @@
-"""Campaigns as Ray jobs: submit `jobs/campaign.py`, follow its log, stop it.
+"""`vila2 submit` and `vila2 stop`: a campaign as a Ray job, on a cluster or on a head of this machine.
 
-Locally the job runs from the folder where it was submitted, with this very interpreter; a remote cluster gets the
-checkout as the job's working directory, without environments, data and runs. Credentials for object storage (AWS_*) go
-along only to a head on this machine.
+The job's driver is supervised on the cluster; this process only follows its log, and may leave and come back. On this
+machine the job runs from the folder where it was submitted; a cluster gets the checkout, small.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import contextlib
 import os
-import secrets
 import shlex
-import shutil
 import sys
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vila2_ray import cli_head
-from vila2_ray.cli_progress import Screen
-from vila2_ray.errors import ConfigError, StageFailed
+from vila2_ray.errors import ConfigError
+from vila2_ray.nodecache import cache_folder
+from vila2_ray.references import parse
+from vila2_ray.storage import Store, is_remote
+from vila2_ray.submission.cluster import Cluster
+from vila2_ray.submission.following import follow
+from vila2_ray.submission.job import ROOT, Job, afar, here, name_stem, refuse_passwords
+from vila2_ray.submission.package import pack
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobSubmissionClient
+FORWARDED = "http://127.0.0.1:8265"
+"""Where `ray dashboard` and `kubectl port-forward` bring a cluster's dashboard."""
+OWN_SECRETS = ("AWS_", "HF_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_")
+"""Variables of this shell that begin so are handed, by reference, to a head on this machine without being asked for."""
 
-EXCLUDED = ["/.git", "/.venv", "/data", "/runs", "/tests", "/benchmarks", "/build", "**/__pycache__", "*.egg-info"]
+
+@dataclass(frozen=True)
+class Submission:
+    """What the command line said."""
+
+    campaign: str
+    recipe: str
+    options: tuple[str, ...]
+    """Of `vila2 run`, without the recipe."""
+    overrides: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+    address: str | None = None
+
+    @property
+    def remote(self) -> str | None:
+        return self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or None
+
+    def arguments(self, recipe: str) -> list[str]:
+        return ["--recipe", recipe, *self.options, *self.overrides]
 
 
-def run_as_job(arguments: list[str], campaign: str, address: str | None) -> int:
+def submit_here(wish: Submission, detach: bool) -> int:
     """Submit a campaign, or join the job that runs it already, and follow it to its end; the job's exit code.
 
-    `arguments` are those of `vila2 run`. Ctrl-C ends the following, not the job.
+    Ctrl-C ends the following, not the job. Raises ConfigError, ClusterUnusable, StageFailed.
     """
-    script = Path(__file__).resolve().parents[1] / "jobs" / "campaign.py"
-    if not script.is_file():
-        raise ConfigError("--job", str(script), "comes with the checkout, not with the package; run without --job")
-    remote = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    local = None if remote else cli_head.find_or_start()
-    where = remote or (local.dashboard if local else "")
-    client = _client(where)
-    job = _running(client, campaign)
-    if job is not None:
-        print(f"{campaign} is run by job {job} already; following it")
-    else:
-        job = _submit(client, script, arguments, campaign, is_local=local is not None)
-        print(f"submitted as job {job} to {where}")
+    refuse_passwords((*wish.options, *wish.overrides))
+    with _head(wish.remote) as (cluster, head):
+        found = cluster.find(Store(wish.campaign).uri)
+        if found is not None and found.submission_id:
+            name = found.submission_id
+            print(f"{wish.campaign} is run by job {name} already; joining it", flush=True)
+            if shlex.split(found.entrypoint or "")[-len(wish.arguments("")) :][2:] != wish.arguments("")[2:]:
+                print("it was started with other arguments than these, and keeps them", flush=True)
+        else:
+            job = _local(wish) if head is not None else _remote(wish)
+            name = cluster.submit(job)
+            print(f"submitted as job {name} to {cluster.address}", flush=True)
+    if detach:
+        print(f"follow it with the same command without --detach; stop it with: {_stop_command(wish)}")
+        return 0
     try:
-        code = _follow(client, job)
+        code = follow(cluster, name, found is not None, lambda: head is not None and cli_head.find() is None)
     except KeyboardInterrupt:
-        again = f" --address {address}" if address else ""
-        print(f"\nno longer following; job {job} goes on. The same command follows it again.", file=sys.stderr)
-        print(f"Stop it with: vila2 stop {shlex.quote(campaign)}{again}", file=sys.stderr)
+        print(f"\nno longer following; job {name} goes on. The same command follows it again.", file=sys.stderr)
+        print(f"Stop it with: {_stop_command(wish)}", file=sys.stderr)
         return 130
-    if local is not None:
-        _stop_idle(client, local)
+    if head is not None:
+        _stop_idle(cluster, head)
     return code
+
+
+def show_here(wish: Submission) -> None:
+    """Print the plain line that submitting to a cluster stands for; nothing is asked of the cluster."""
+    refuse_passwords((*wish.options, *wish.overrides))
+    print(_remote(wish).line(wish.remote or FORWARDED))
 
 
 def stop_job(campaign: str, address: str | None) -> bool:
     """Stop the job that runs a campaign, and the local head if nothing else runs on it; whether there was one."""
-    remote = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    cli_head.use_token()
-    local = None if remote else cli_head.find()
-    if not remote and local is None:
-        return False
-    client = _client(remote or (local.dashboard if local else ""))
-    job = _running(client, campaign)
-    if job is not None:
-        client.stop_job(job)
-        while not client.get_job_status(job).is_terminal():
-            time.sleep(0.2)
-    if local is not None:
-        _stop_idle(client, local)
+    wish = Submission(campaign, "", (), (), address=address)
+    head = None
+    if not wish.remote:
+        cli_head.use_token()
+        if (head := cli_head.find()) is None:
+            return False
+    cluster = Cluster(wish.remote or (head.dashboard if head else ""))
+    job = cluster.find(Store(campaign).uri)
+    if job is not None and job.submission_id:
+        cluster.stop(job.submission_id)
+    if head is not None:
+        _stop_idle(cluster, head)
     return job is not None
 
 
-def _client(address: str) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient
-
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # tells of every connection that ends
-    try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        raise StageFailed(f"no Ray dashboard answers at {address} ({error})") from error
-
-
-def _running(client: JobSubmissionClient, campaign: str) -> str | None:
-    """Submission id of the job that runs a campaign now."""
-    ids = [j.submission_id for j in _unfinished(client) if (j.metadata or {}).get("campaign") == campaign]
-    return ids[0] if ids else None
+@contextlib.contextmanager
+def _head(remote: str | None) -> Iterator[tuple[Cluster, cli_head.Head | None]]:
+    """The cluster that is meant, or this machine's head, which nobody stops meanwhile."""
+    if remote:
+        yield Cluster(remote), None
+        return
+    with cli_head.locked():
+        head = cli_head.find_or_start()
+        yield Cluster(head.dashboard), head
 
 
-def _unfinished(client: JobSubmissionClient) -> list[JobDetails]:
-    return [job for job in client.list_jobs() if job.submission_id and not job.status.is_terminal()]
+def _local(wish: Submission) -> Job:
+    secrets = parse(wish.secrets)
+    own = [name for name in os.environ if name.startswith(OWN_SECRETS)]
+    for name in (*own, *(name for name, reference in secrets.items() if not reference)):
+        if not secrets.get(name):
+            secrets[name] = _kept_for_nodes(wish.campaign, name)
+    return here(Store(wish.campaign).uri, wish.arguments(wish.recipe), secrets)
 
 
-def _submit(client: JobSubmissionClient, script: Path, arguments: list[str], campaign: str, is_local: bool) -> str:
-    variables = {"COLUMNS": str(shutil.get_terminal_size().columns), "PYTHONUNBUFFERED": "1"}
-    variables["RAY_BACKEND_LOG_LEVEL"] = os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not ours
-    runtime_env: dict[str, Any] = {"env_vars": variables}
-    if is_local:
-        variables.update({k: v for k, v in os.environ.items() if k.startswith(("AWS_", "VILA2_"))})
-        words = [sys.executable, str(script), *arguments]
-        entrypoint = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(words)}"
-    else:
-        runtime_env |= {"working_dir": str(script.parents[1]), "excludes": EXCLUDED}
-        entrypoint = shlex.join(["python", "jobs/campaign.py", *arguments])
-    return client.submit_job(
-        entrypoint=entrypoint,
-        submission_id=f"vila2-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-        metadata={"campaign": campaign},
-        runtime_env=runtime_env,
-    )
+def _remote(wish: Submission) -> Job:
+    if not is_remote(wish.campaign) and not os.path.isabs(os.path.expanduser(wish.campaign)):
+        remedy = (
+            "would lie in the job's own folder on the cluster and go with it; name object storage or a shared folder"
+        )
+        raise ConfigError("campaign", wish.campaign, remedy)
+    secrets = parse(wish.secrets)
+    if bare := [name for name, reference in secrets.items() if not reference]:
+        raise ConfigError("--secret", bare[0], "say where the nodes find it, for example file:/run/secrets/NAME")
+    recipe, extra = wish.recipe, dict[str, bytes]()
+    if recipe.endswith((".yaml", ".yml")):
+        recipe = f"submitted/{Path(recipe).name}"
+        extra[recipe] = Path(wish.recipe).expanduser().read_bytes()
+    package = pack(ROOT, extra)
+    print(f"sending {package.sentence}", file=sys.stderr)
+    return afar(Store(wish.campaign).uri, wish.arguments(recipe), secrets, package.path)
 
 
-def _follow(client: JobSubmissionClient, job: str) -> int:
-    """Show a job's log until it ends; its exit code."""
-    screen, shown = Screen(), 0
-    try:
-        while True:
-            shown = asyncio.run(_tail(client, job, screen, shown))
-            info = client.get_job_info(job)
-            if info.status.is_terminal():
-                break
-            time.sleep(0.5)  # the connection broke, not the job
-    except (ConnectionError, RuntimeError, OSError) as error:
-        remedy = "The Ray head is gone. Run the same command again: finished work is kept"
-        raise StageFailed(f"job {job}: no answer any more ({error}). {remedy}") from error
-    finally:
-        screen.close()
-    if info.status == "SUCCEEDED":
-        return 0
-    if info.driver_exit_code is None:  # it never came to run, or was stopped: its log does not say why
-        print(f"job {job}: {info.status.value.lower()}. {info.message or ''}".rstrip(), file=sys.stderr)
-    return info.driver_exit_code if info.driver_exit_code and info.driver_exit_code > 0 else 1
+def _kept_for_nodes(campaign: str, name: str) -> str:
+    """This shell's value in a file for this user alone, as a reference."""
+    if name not in os.environ:
+        raise ConfigError("--secret", name, "is not set in this shell; export it, or say where it lies: NAME=REFERENCE")
+    path = _secrets_folder() / (name_stem(Store(campaign).uri) + name)
+    staging = path.with_suffix(".tmp")
+    staging.unlink(missing_ok=True)
+    with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(os.environ[name])
+    staging.replace(path)
+    return f"file:{path.resolve()}"
 
 
-async def _tail(client: JobSubmissionClient, job: str, screen: Screen, shown: int) -> int:
-    """Show the log from its character `shown` on; up to where it was shown when the connection ended."""
-    position = 0
-    async for text in client.tail_job_logs(job):
-        screen.write(text[max(0, shown - position) :])
-        position += len(text)
-    return max(shown, position)
+def _secrets_folder() -> Path:
+    folder = cache_folder("secrets")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
-def _stop_idle(client: JobSubmissionClient, head: cli_head.Head) -> None:
-    if not _unfinished(client):
-        cli_head.stop(head)
+def _stop_command(wish: Submission) -> str:
+    return shlex.join(["vila2", "stop", wish.campaign, *(("--address", wish.address) if wish.address else ())])
+
+
+def _stop_idle(cluster: Cluster, head: cli_head.Head) -> None:
+    with cli_head.locked():
+        if not cluster.unfinished():
+            cli_head.stop(head)
+            for path in _secrets_folder().iterdir():
+                path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@
     ├── StorageError         (OSError)       a path cannot be read or written: full disk, refused, missing
     │   └── ConditionFailed                  a conditional write found another version
     ├── CampaignBusy         (RuntimeError)  another driver holds the campaign's lease
+    ├── ClusterUnusable      (RuntimeError)  a Ray cluster does not answer, refuses us, or is of another version
     ├── LeaseLost            (RuntimeError)  this driver held the lease and no longer does
     ├── EngineDied           (RuntimeError)  the generating engine is gone; its actor must be replaced
     ├── BudgetSpent          (RuntimeError)  the campaign has cost what it may; more budget carries it on
@@ -96,6 +97,10 @@ class ConditionFailed(StorageError):
 
 class CampaignBusy(Vila2Error, RuntimeError):
     """Another driver runs this campaign."""
+
+
+class ClusterUnusable(Vila2Error, RuntimeError):
+    """A Ray cluster does not answer, refuses us, or is of another version."""
 
 
 class LeaseLost(Vila2Error, RuntimeError):

@@ -19,8 +19,22 @@ from vila2_ray.cli_progress import Screen
 from vila2_ray.errors import CampaignBusy, ConfigError, CorpusError, StageFailed, Vila2Error
 from vila2_ray.progress import LineProgress
 
-COMMANDS = ("plan", "run", "stop", "status", "show", "report", "export", "recaption", "hash", "dead", "retry", "gc")
-COMMANDS += ("recipes", "base", "build-sft", "evaluate", "promote")
+COMMANDS = (
+    "plan",
+    "run",
+    "submit",
+    "stop",
+    "status",
+    "show",
+    "report",
+    "export",
+    "recaption",
+    "hash",
+    "dead",
+    "retry",
+    "gc",
+)
+COMMANDS += ("gc", "recipes", "base", "build-sft", "evaluate", "promote")
 
 
 class Terminal(io.StringIO):
@@ -48,13 +62,17 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["plan", "rounds.maximum=1"], "rounds.maximum"),
         (["plan", "--recipe", "huge"], "recipe = 'huge'"),
         (["run", "rounds.max=-1"], "rounds.max = -1"),
-        (["run", "--job", "rounds"], "override = 'rounds'"),
+        (["submit", "rounds"], "override = 'rounds'"),
         (["status", "{tmp}/nothing"], "there is no campaign here"),
         (["show", "{tmp}/nothing"], "there is no campaign here"),
         (["report", "{tmp}/nothing"], "there is no campaign here"),
         (["export", "{tmp}/nothing"], "there is no campaign here"),
         (["plan", "corpus.pretrain={tmp}/nothing"], "nothing"),
         (["run", "campaign={tmp}/c", "--only", "dance"], "--only = 'dance'"),
+        (["submit", "--show"], "campaign = 'runs/tiny'"),
+        (["submit", "--show", "campaign=s3://b/c", "--secret", "KEY=hunter2"], "--secret = 'KEY=…'"),
+        (["submit", "--show", "campaign=s3://b/c", "--secret", "KEY"], "file:/run/secrets/NAME"),
+        (["submit", "--show", "campaign=s3://id:hunter2@b/c"], "pass it by --secret"),
         (["frobnicate"], "No such command"),
         (["export", "--format", "zip"], "zip"),
         (["dead", "{tmp}/nothing"], "there is no campaign here and no recaptioned corpus"),

@@ -20,6 +20,7 @@ MADE = [
     errors.StorageError("disk full"),
     errors.ConditionFailed("written meanwhile"),
     errors.CampaignBusy("held"),
+    errors.ClusterUnusable("no answer"),
     errors.LeaseLost("lost"),
     errors.EngineDied("gone"),
     errors.UnknownModel("vlm-9", ("promoted",)),

@@ -32,12 +32,12 @@ LEVELS = (
         "train.throughput",
         "evaluate.ranking",
     ),
-    ("nodecache", "raydata", "storage", "s3", "globs"),
+    ("nodecache", "raydata", "references", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "engines.live_batching", "engines.live_vllm", "model"),
     ("recaption", "train", "evaluate", "experts", "recipes"),
     ("campaign", "report"),
-    ("cli", "jobs", "serve"),
+    ("cli", "jobs", "serve", "submission"),
 )
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
@@ -65,6 +65,7 @@ PURE += (
     "campaign.pricelist",
     "campaign.spending",
 )
+PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
 

@@ -85,7 +85,7 @@ def started_by_the_manifest() -> str:
 
 
 def told_by_the_page() -> str:
-    [command] = re.findall(r"^vila2 run --job (?:.*\\\n)*.*$", text("README.md"), re.MULTILINE)
+    [command] = re.findall(r"^vila2 submit (?:.*\\\n)*.*$", text("README.md"), re.MULTILINE)
     return command.replace("\\\n", " ")
 
 
@@ -95,7 +95,7 @@ def test_the_campaign_that_is_started_is_valid_and_bound_to_pools_that_there_are
     file: str, written: Callable[[], str]
 ) -> None:
     words = shlex.split(written())
-    assert words[:2] == ["vila2", "run"]
+    assert words[:2] in (["vila2", "run"], ["vila2", "submit"])
     at = words.index("--recipe")
     config = load_config(words[at + 1], words[at + 2 :])
     engine, train, offered = config.recaption.engine, config.train, pools(file)
