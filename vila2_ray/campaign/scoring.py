@@ -15,6 +15,7 @@ from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import Config, EngineConfig, EvaluateConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
+from vila2_ray.raytasks import MAX_RETRIES, outcome
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -162,9 +163,9 @@ def _examine(
         num_cpus=engine.cpus_per_actor,
         num_gpus=engine.gpus_per_actor,
         label_selector=dict(engine.label_selector),
-        max_retries=1,
+        max_retries=MAX_RETRIES,
     )(_examined)
-    found = ray.get(task.remote(examination, run.layout.checkpoint(model, "sft").uri))
+    found = outcome(task.remote(examination, run.layout.checkpoint(model, "sft").uri))
     run.progress.finish()
     return found
 
