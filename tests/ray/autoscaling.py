@@ -13,7 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ import psutil
 import ray
 
 HEAD = "ray.head.default"
+LABEL = "ray-subcluster"
+"""What pools are told apart by, in `cluster/` as well."""
+HEAD_ID = "f" * 51 + "00000"
+"""As Ray's fake provider has it."""
 
 
 def free_port() -> int:
@@ -29,15 +35,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configuration(max_workers: int, idle_seconds: float, address: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pool:
+    """A kind of nodes that come with the work: what each is said to have, and how many there may be."""
+
+    resources: dict[str, float]
+    max_nodes: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+GPU = {"gpu": Pool({"CPU": 1, "GPU": 1}, 2)}
+"""One pool of two nodes."""
+
+
+def configuration(pools: dict[str, Pool], idle_seconds: float, address: str) -> dict[str, Any]:
+    """What a cluster launcher's file would say, for nodes that are processes of this machine."""
     return {
         "cluster_name": "pretended",
-        "max_workers": max_workers,
+        "max_workers": sum(pool.max_nodes for pool in pools.values()),
         "upscaling_speed": 10.0,
         "idle_timeout_minutes": idle_seconds / 60,
         "provider": {
-            "type": "fake_multinode",
+            # Ray's fake provider under its class's name: under its own, Ray looks for a file that its wheel lacks
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
             # all nodes have this machine's address: told apart by it, none is seen to be idle and none to be dead
             "use_node_id_as_ip": True,
             # a node that was killed is given up, not mended over SSH
@@ -48,12 +72,16 @@ def configuration(max_workers: int, idle_seconds: float, address: str) -> dict[s
         "docker": {},
         "head_node_type": HEAD,
         "available_node_types": {
-            HEAD: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-            "gpu": {
-                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000},
-                "node_config": {},
-                "min_workers": 0,
-                "max_workers": max_workers,
+            HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **{
+                name: {
+                    "resources": {**pool.resources, "object_store_memory": 80_000_000},
+                    "labels": pool.labels,
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": pool.max_nodes,
+                }
+                for name, pool in pools.items()
             },
         },
         **{name: [] for name in ("initialization_commands", "setup_commands", "head_setup_commands")},
@@ -67,16 +95,22 @@ def configuration(max_workers: int, idle_seconds: float, address: str) -> dict[s
 
 
 @contextlib.contextmanager
-def autoscaling_cluster(folder: Path, max_workers: int, idle_seconds: float = 4.0) -> Iterator[psutil.Process]:
-    """Connected to by this process while the context lasts. `folder` must have a short path: sockets lie in it."""
+def autoscaling_cluster(
+    folder: Path, pools: dict[str, Pool] | None = None, idle_seconds: float = 4.0
+) -> Iterator[psutil.Process]:
+    """Connected to by this process while the context lasts. `folder` must have a short path: sockets lie in it.
+
+    The autoscaler is the one that `ray up` and KubeRay take, which knows labels; the head works on nothing.
+    """
     address = f"127.0.0.1:{free_port()}"
     config = folder / "autoscaling.json"
-    config.write_text(json.dumps(configuration(max_workers, idle_seconds, address)))
+    config.write_text(json.dumps(configuration(pools or GPU, idle_seconds, address)))
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={address.rpartition(':')[2]}"]
-    command += ["--num-cpus=1", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}", "--block"]
+    command += ["--num-cpus=0", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}", "--block"]
     command += [f"--autoscaling-config={config}", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
     environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    environment.update(RAY_enable_autoscaler_v2="0", RAY_health_check_failure_threshold="2")
+    environment.update(RAY_enable_autoscaler_v2="1", RAY_CLOUD_INSTANCE_ID=HEAD_ID, RAY_NODE_TYPE_NAME=HEAD)
+    environment.update(RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_ID, RAY_health_check_failure_threshold="2")
     with open(folder / "head.log", "ab") as log:
         started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     head = psutil.Process(started.pid)
@@ -106,17 +140,34 @@ def _connect(address: str, folder: Path, started: subprocess.Popen[bytes]) -> No
 
 def worker_nodes() -> set[str]:
     """Ids of the nodes beside the head that are alive."""
-    return {
-        node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]
-    }
+    return {node["NodeID"] for node in _alive_workers()}
+
+
+def pools_up() -> Counter[str]:
+    """How many nodes of each pool are alive; a pool is known by its label, and that without one is `cpu`."""
+    return Counter(node["Labels"].get(LABEL, "cpu") for node in _alive_workers())
+
+
+def _alive_workers() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]]
 
 
 def caption_actors(head: psutil.Process) -> list[psutil.Process]:
     """Processes of the cluster in which a caption actor is."""
+    return [process for _, process in _at_work(head, "MapBatches(CaptionActor)")]
+
+
+def nodes_at(head: psutil.Process, work: str) -> list[str]:
+    """Ids of the worker nodes on which a process of Ray's is whose title has `work` in it."""
+    return sorted({node for node, _ in _at_work(head, work)} & worker_nodes())
+
+
+def _at_work(head: psutil.Process, work: str) -> list[tuple[str, psutil.Process]]:
     found = []
     for process in head.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            found += [process] if "MapBatches(CaptionActor)" in " ".join(process.cmdline()) else []
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # a zombie is one, too
+            if work in " ".join(process.cmdline()):
+                found.append((process.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", ""), process))
     return found
 
 
@@ -126,6 +177,7 @@ def kill_node(head: psutil.Process, node: str) -> None:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.name() == "raylet" and process.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING") == node:
                 for of_node in [process, *process.children(recursive=True)]:
-                    of_node.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        of_node.kill()
                 return
     raise ProcessLookupError(f"no raylet of node {node}")

@@ -22,6 +22,17 @@ from vila2_ray.progress import NullProgress
 from vila2_ray.recaption.job import RecaptionJob
 from vila2_ray.recaption.pipeline import recaption
 
+
+class Notes(NullProgress):
+    """Remembers what the log is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 PATIENCE = 240.0
 """Seconds for what takes twenty on a machine that has nothing else to do."""
 
@@ -38,7 +49,7 @@ def temporary() -> Iterator[Path]:
 def test_nodes_come_with_the_work_and_go_with_it(tmp_path: Path, temporary: Path) -> None:
     known = write_shards(tmp_path / "corpus", [200, 200, 120])
     job = slow_job(tmp_path)
-    with autoscaling_cluster(temporary, max_workers=2):
+    with autoscaling_cluster(temporary):
         assert not worker_nodes()
         with watched() as seen:
             summary = recaption(job, NullProgress())
@@ -52,7 +63,7 @@ def test_nodes_come_with_the_work_and_go_with_it(tmp_path: Path, temporary: Path
 def test_a_killed_node_is_replaced_and_no_sample_is_lost(tmp_path: Path, temporary: Path) -> None:
     known = write_shards(tmp_path / "corpus", [400, 400, 400])
     job = slow_job(tmp_path)
-    with autoscaling_cluster(temporary, max_workers=2) as head, watched() as seen:
+    with autoscaling_cluster(temporary) as head, watched() as seen:
         killed: list[str] = []
 
         def kill_one_of_two() -> None:
@@ -62,13 +73,16 @@ def test_a_killed_node_is_replaced_and_no_sample_is_lost(tmp_path: Path, tempora
 
         killer = threading.Thread(target=kill_one_of_two, daemon=True)
         killer.start()
-        summary = recaption(job, NullProgress())
+        told = Notes()
+        summary = recaption(job, told)
         killer.join(PATIENCE)
         wait_until(lambda: not worker_nodes(), "the nodes were not let go")
     assert killed, "nothing was killed, so nothing was tested"
     survived = [nodes for nodes in seen if nodes and killed[0] not in nodes]
     assert any(len(nodes) == 2 for nodes in survived), "nobody took the killed node's place"
     assert summary.num_samples == summary.num_captioned == 1200
+    assert any("trying them once more" in text for text in told.notes)
+    assert not any("smaller pieces" in text for text in told.notes), "the ranges of a lost node are not at fault"
     check(job, known)
 
 

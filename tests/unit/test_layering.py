@@ -32,7 +32,7 @@ LEVELS = (
         "train.throughput",
         "evaluate.ranking",
     ),
-    ("nodecache", "raydata", "references", "storage", "s3", "globs"),
+    ("nodecache", "raydata", "raytasks", "references", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "engines.live_batching", "engines.live_vllm", "model"),
     ("recaption", "train", "evaluate", "experts", "recipes"),

@@ -18,6 +18,7 @@ from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.errors import StageFailed
 from vila2_ray.evaluate.ranking import RICHEST_FIRST
 from vila2_ray.evaluate.suite import Result, Suite, read_result, resolved, sentence
+from vila2_ray.raytasks import MAX_RETRIES, outcome
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -221,9 +222,9 @@ def _examine(
         num_cpus=engine.cpus_per_actor,
         num_gpus=engine.gpus_per_actor,
         label_selector=dict(engine.label_selector),
-        max_retries=1,
+        max_retries=MAX_RETRIES,
     )(_examined)
-    found = ray.get(task.remote(examination, run.layout.checkpoint(model, "sft").uri))
+    found = outcome(task.remote(examination, run.layout.checkpoint(model, "sft").uri))
     run.progress.finish()
     return found
 

@@ -21,6 +21,7 @@ from vila2_ray.corpus.screening import Screening, lists_digest
 from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.progress import Progress
+from vila2_ray.raytasks import spread
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -178,26 +179,10 @@ def connect_ray() -> None:
 
 def ray_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_cpus: float = 1.0) -> Iterable[_Result]:
     """`function` of each item on the cluster, a bounded number at a time, results as they come."""
-    import ray
-
     if not (items := list(items)):
         return  # a finished campaign starts no cluster
-
-    def call(item: _Item) -> _Result:  # Ray takes plain functions only, not every callable
-        return function(item)
-
     connect_ray()
-    task = ray.remote(num_cpus=num_cpus, max_retries=2)(call)
-    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
-    running: list[Any] = []
-    for item in items:
-        running.append(task.remote(item))
-        if len(running) >= limit:
-            finished, running = ray.wait(running, num_returns=1)
-            yield from ray.get(finished)
-    while running:
-        finished, running = ray.wait(running, num_returns=1)
-        yield from ray.get(finished)
+    yield from spread(function, items, num_cpus=num_cpus)
 
 
 def digest_of(files: ShardFiles, fingerprint: str) -> str:

@@ -64,7 +64,8 @@ class EngineConfig:
     {ray-subcluster: recaption}; nodes that are started for it have them as well. Empty: any node."""
     max_dead_ranges: int = operational(8)
     """Deaths of an engine's process in one pass (and one more per thousand row ranges) before the stage gives up. What
-    it had in hand is tried again in smaller pieces, down to the samples that do it, which become failed rows."""
+    it had in hand is tried once more, then in smaller pieces, down to the samples that do it, which become failed rows.
+    A node that is lost counts as well."""
     max_failed_ranges: int = operational(8)
     """Row ranges in a row, of all actors or of one, that end without any caption because the engine or the storage
     errs, before the stage gives up (once they hold half as many samples as so many full ranges). 0: never."""

@@ -3,7 +3,8 @@
     windows of row ranges ─▶ read tasks (ranged reads) ─▶ pool of caption actors (decode, generate, write the part)
                                                           ─▶ a row of figures per range ─▶ this driver
     a shard whose ranges are all there ─▶ stateless finish task (layer file, then parts deleted)
-    a range whose actor died           ─▶ cut into pieces and run again; a single row that does it is `engine_died`
+    a range whose actor died           ─▶ run again whole; died there twice: cut into pieces, until a single row that
+                                          does it is `engine_died`
     progress says BudgetSpent            ─▶ ranges in hand are finished, no more are begun (brake.py), and it is raised
     a range that ends without any caption because the engine or the storage errs ─▶ run again, once; many in a row: stop
 
@@ -17,7 +18,6 @@ import contextlib
 import math
 import time
 import warnings
-from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
@@ -37,13 +37,12 @@ from vila2_ray.recaption.job import RecaptionJob, RecaptionSummary
 from vila2_ray.recaption.plan import RowRange, find_work, windows
 from vila2_ray.recaption.rows import died_rows, figures_of, to_table
 from vila2_ray.recaption.source import RangeSource, kept_rows
+from vila2_ray.recaption.suspects import Suspects
 
 __all__ = ["RecaptionJob", "RecaptionSummary", "recaption"]
 
 _READ_CPUS = 0.1
 """Reading waits for storage; asking for less than the actors also keeps Ray Data from fusing the two."""
-_PIECES = 16
-"""A range that kills the engine is cut into so many: of 256 rows the one that does it is alone two passes later."""
 
 
 def recaption(job: RecaptionJob, progress: Progress) -> RecaptionSummary:
@@ -64,7 +63,7 @@ def _recaption(job: RecaptionJob, progress: Progress, brake: Brake) -> Recaption
     progress.start(name, work.rows_total, "images")
     progress.update(work.rows_done)
     course = Course(job, work, progress, began, brake)
-    ranges, suspects = work.ranges, Counter[RowRange]()
+    ranges, suspects = work.ranges, Suspects()
     alone = is_last_try = False
     while ranges:
         unanswered = set(ranges)
@@ -75,45 +74,43 @@ def _recaption(job: RecaptionJob, progress: Progress, brake: Brake) -> Recaption
                 if course.is_drained:
                     break
         course.check()
-        died = [piece for piece in ranges if piece in unanswered]
-        suspects.update(piece for piece in died if alone and piece.num_rows == 1)
-        smaller, again = _after_deaths(job, course, died, suspects), course.take_again()
-        if smaller:
-            rows = sum(piece.num_rows for piece in smaller)
-            progress.note(f"{name}: a process died that had {rows} rows in hand; trying them again in smaller pieces")
+        died = _undone(job, course, [piece for piece in ranges if piece in unanswered])
+        whole, smaller, hopeless = suspects.judge(died, alone)
+        _settle_dead(job, course, hopeless)
+        again = course.take_again()
+        if died:
+            rows, how = sum(piece.num_rows for piece in died), "in smaller pieces" if smaller else "once more"
+            progress.note(f"{name}: a process or node was lost that had {rows} rows in hand; trying them {how}")
         if again:
             progress.note(f"{name}: {len(again)} row ranges ended without any caption; trying them again")
-        ranges, alone, is_last_try = [*smaller, *again], bool(smaller), True
+        ranges, alone, is_last_try = [*whole, *smaller, *again], bool(smaller), not whole
     course.finish()
     return course.summary()
 
 
-def _after_deaths(
-    job: RecaptionJob, course: Course, died: list[RowRange], suspects: Counter[RowRange]
-) -> list[RowRange]:
-    """What is still to be done of ranges whose actor died while they were there, by their fault or not, cut smaller.
-
-    A single row on which a process died twice, with nothing else in hand, is settled as `engine_died`.
-    """
-    if not died:
-        return []
-    written = job.parts.ranges()
-    again: list[RowRange] = []
+def _undone(job: RecaptionJob, course: Course, died: list[RowRange]) -> list[RowRange]:
+    """Those of the ranges whose actor died that have no part; the others died between writing and telling."""
+    written = job.parts.ranges() if died else {}
+    undone: list[RowRange] = []
     for piece in died:
         if (piece.start, piece.stop) in written.get((piece.source, piece.shard), []):
             table = job.parts.read(piece.source, piece.shard, piece.start, piece.stop)
             kept = kept_rows(job.keep, piece) if job.keep is not None else {}
             reasons = [reason for reason in table["error"].to_pylist() if reason]
-            course.settle(piece, reasons, **figures_of(table, kept, job.config.num_variants))  # not yet told, but there
-        elif suspects[piece] >= 2:
-            key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
-            rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
-            table = to_table(rows, piece.start, piece.stop, job.config.num_variants)
-            job.parts.write(piece.source, piece.shard, piece.start, piece.stop, table)
-            course.settle(piece, [Reason.ENGINE_DIED.value] * len(rows), failed=len(rows))
+            course.settle(piece, reasons, **figures_of(table, kept, job.config.num_variants))
         else:
-            again += piece.cut(_PIECES)
-    return again
+            undone.append(piece)
+    return undone
+
+
+def _settle_dead(job: RecaptionJob, course: Course, hopeless: list[RowRange]) -> None:
+    """Single rows that ended the process whenever they were tried."""
+    for piece in hopeless:
+        key = job.corpus.index(piece.shard)["key"][piece.start].as_py()
+        rows = died_rows(piece.source, piece.shard, piece.start, key, job.config.num_variants)
+        table = to_table(rows, piece.start, piece.stop, job.config.num_variants)
+        job.parts.write(piece.source, piece.shard, piece.start, piece.stop, table)
+        course.settle(piece, [Reason.ENGINE_DIED.value] * len(rows), failed=len(rows))
 
 
 def _summaries(
@@ -203,5 +200,5 @@ def _dataset(
         num_cpus=engine.cpus_per_actor,
         num_gpus=engine.gpus_per_actor or None,
         max_restarts=deaths,
-        max_task_retries=0,  # who waits for a lost node's actor to come back may wait for ever; see `_after_deaths`
+        max_task_retries=0,  # who waits for a lost node's actor to come back may wait for ever; see `Suspects`
     )

@@ -95,6 +95,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
 
 
+def best_backend() -> Literal["nccl", "gloo"]:
+    """What ranks talk by: NCCL where torch sees a GPU, whatever Ray was told of this machine."""
+    return "nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+
+
 def _ranks_of_a_node(world: int) -> int:
     """From LOCAL_WORLD_SIZE, which Ray Train and torchrun set; all ranks where nodes hold different numbers of them."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from vila2_ray import logs
 from vila2_ray.errors import BudgetSpent, StageFailed, Vila2Error
 from vila2_ray.progress import Progress
+from vila2_ray.raytasks import spread
 from vila2_ray.train.external import run_external
 from vila2_ray.train.feed import check_cpus
 from vila2_ray.train.job import TrainingJob, TrainingSummary
@@ -63,20 +63,25 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
     import ray
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from vila2_ray.train.gang import CapableTorchConfig
 
     check_cpus(job.config.train, ray.cluster_resources().get("CPU", 0.0))
     plan = ready_plan(job, None, progress, on_cluster if job.num_shards >= _SPREAD_SHARDS else None)
     if (summary := read_summary(job, plan)) is not None:
         return summary
     train = job.config.train
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    # beside this process: on a node of the cluster it would go with it, and with it what the ranks have said
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
     scratch = job.state.sub("ray")
     resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})}
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job, "board": board, "about": logs.about()},
-        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
+        torch_config=CapableTorchConfig(),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
             use_gpu=train.gpus_per_worker > 0,
@@ -124,24 +129,7 @@ def run_training(job: TrainingJob, progress: Progress) -> TrainingSummary:
 
 def on_cluster(function: Callable[[_Item], _Result], items: list[_Item]) -> Iterator[_Result]:
     """`function` of each item on the cluster's CPUs, in order, a bounded number at a time. Raises what it raises."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    def call(item: _Item) -> _Result:  # Ray takes plain functions only; with what it holds, it stays in its processes
-        return function(item)
-
-    task = ray.remote(num_cpus=1, max_retries=3)(call)
-    limit = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
-    waiting: deque[Any] = deque()
-    try:
-        for item in items:
-            waiting.append(task.remote(item))
-            if len(waiting) >= limit:
-                yield ray.get(waiting.popleft())
-        while waiting:
-            yield ray.get(waiting.popleft())
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Vila2Error) else error from error
+    return spread(function, items, in_order=True)
 
 
 class _Board:
