@@ -114,7 +114,7 @@ def ask_all(server: Trivial, name: str, pictures: Pictures, tokens: int, num: in
     async def run() -> None:
         listening = await asyncio.start_server(server, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
-        (ask,) = http_clients(1, port, route(name, "vlm-0", "what is it?", tokens), pictures, tokens, said)
+        (ask,) = http_clients([Connection(port)], route(name, "vlm-0", "what is it?", tokens), pictures, tokens, said)
         try:
             for number in range(num):
                 await ask(number)
