@@ -40,7 +40,7 @@ class Pair:
     def cpu_ratio(self) -> float:
         """The engine's processor time of an answer ÷ the way's: what would remain of the throughput where processors
         are all there is."""
-        return cpu_ms(self.engine, 1.0) / cpu_ms(self.way, 1.0)
+        return cpu_ms(self.engine) / cpu_ms(self.way)
 
 
 @dataclass
@@ -65,10 +65,10 @@ class Measured:
 Run = dict[str, Measured]
 
 
-def cpu_ms(window: Window, seconds: float, name: str = "") -> float:
+def cpu_ms(window: Window, name: str = "") -> float:
     """Processor milliseconds of an answer, of all processes or those of one name."""
     spent = window["cpu_seconds"].get(name, 0.0) if name else sum(window["cpu_seconds"].values())
-    return float(1000 * spent / (window["answers_per_second"] * seconds))
+    return float(1000 * spent / (window["answers_per_second"] * window["seconds"]))
 
 
 def of_pairs(runs: Sequence[Run], way: str, clients: int, what: Callable[[Pair], float]) -> list[float]:
@@ -141,7 +141,7 @@ def write_report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     """What is known so far, as `serve.md`."""
     few, many = options.clients[0], options.clients[-1]
     ways = [way for way in WAYS if any(way in run for run in runs)]
-    lines = [
+    lines: list[str | None] = [
         "# The endpoint beside the bare engine",
         "",
         f"{date.today()}, {processor_name()}, {os.cpu_count()} cores, which servers and clients share; tiny model, "
@@ -162,13 +162,13 @@ def write_report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
             f"| {clients} client{'s' * (clients > 1)} | answers/s | p50, ms | p99, ms | processor, ms | answers |",
         ]
         lines += ["|---|---|---|---|---|---|"]
-        lines += [row(options, runs, way, clients, route) for way in ways for route in WAYS[way].routes or ("",)]
+        lines += [row(runs, way, clients, route) for way in ways for route in WAYS[way].routes or ("",)]
     lines += ["", "| | start to first caption, s | captions as the engine's | failed | did not end when asked |"]
     lines += ["|---|---|---|---|---|", *(conduct(runs, way) for way in ways), ""]
     for clients in (few, many):
         said = f"{clients} client{'s' * (clients > 1)}"
         lines += [f"Processor time of an answer by process, in ms, {said}, median of windows:", ""]
-        lines += [*(spent(options, runs, way, clients) for way in ways), ""]
+        lines += [*(spent(runs, way, clients) for way in ways), ""]
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "serve.md").write_text("\n".join([line for line in lines if line is not None] + [""]), "utf-8")
 
@@ -181,13 +181,13 @@ def windows(runs: Sequence[Run], way: str, clients: int, route: str = "") -> lis
     return [pair.engine for pair in pairs if pair.clients == clients]
 
 
-def row(options: argparse.Namespace, runs: Sequence[Run], way: str, clients: int, route: str) -> str | None:
+def row(runs: Sequence[Run], way: str, clients: int, route: str) -> str | None:
     """Medians of windows, percentiles of all latencies; None where the route was not asked by so many."""
     found = windows(runs, way, clients, route)
     if not found:
         return None
     rate = statistics.median(window["answers_per_second"] for window in found)
-    cost = statistics.median(cpu_ms(window, options.seconds) for window in found)
+    cost = statistics.median(cpu_ms(window) for window in found)
     latencies = [value for window in found for value in window["latencies_ms"]]
     title = WAYS[way].title + (", by `/v1/chat/completions`" if WAYS[way].routes[1:] and route == "chat" else "")
     middle, late = (percentile(latencies, share) for share in (0.5, 0.99))
@@ -210,11 +210,11 @@ def every_count(runs: Sequence[Run]) -> list[int]:
     return sorted({pair.clients for run in runs for measured in run.values() for pair in measured.pairs})
 
 
-def spent(options: argparse.Namespace, runs: Sequence[Run], way: str, clients: int) -> str:
+def spent(runs: Sequence[Run], way: str, clients: int) -> str:
     """A line of what each kind of process took for one answer."""
     found = windows(runs, way, clients)
     names = {name for window in found for name in window["cpu_seconds"]}
-    costs = {name: statistics.median(cpu_ms(window, options.seconds, name) for window in found) for name in names}
+    costs = {name: statistics.median(cpu_ms(window, name) for window in found) for name in names}
     told = sorted(((cost, name) for name, cost in costs.items() if cost >= 0.02), reverse=True)
     return f"- {WAYS[way].title}: {', '.join(f'{name} {cost:.2f}' for cost, name in told)}"
 

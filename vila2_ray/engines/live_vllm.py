@@ -180,7 +180,9 @@ class _Account:
         ended = completion.finish_reason == "stop"
         ids = list(completion.token_ids)
         if self._with_logprobs:
-            self._note([float(value) for value in completion.logprobs.logprobs] if completion.logprobs else [], len(ids))
+            self._note(
+                [float(value) for value in completion.logprobs.logprobs] if completion.logprobs else [], len(ids)
+            )
         said = ids[:-1] if ended and ids else ids
         self.num_output_tokens += len(said)
         text = self._spelling.add(said) if self._spelling else ""
