@@ -2,8 +2,8 @@
 
     python -m rivals.bare_vllm --arguments '{"model": …}' --pictures DIR …
 
-Its pictures are decoded and its prompt is tokenized beforehand. Prints the same lines as `trials.load`, and `first`
-after its first caption.
+Its pictures are decoded and its prompt is tokenized beforehand. Prints `first` after its first caption, then obeys
+`trials.orders`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import itertools
 import json
 
 from PIL import Image
-from trials.load import REMEMBERED, Ask, Pictures, WrongAnswer, add_options, keep_stdout, levels, print_line, run
+from trials.clients import add_options
+from trials.load import REMEMBERED, Ask, Pictures, WrongAnswer, run
+from trials.orders import keep_stdout, obey, print_line
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
@@ -43,7 +45,7 @@ async def measure(options: argparse.Namespace) -> None:
         if number < REMEMBERED:
             said[number] = answer.text
 
-    def make(num: int) -> list[Ask]:
+    def make(num: int, route: str) -> list[Ask]:
         return [ask] * num
 
     try:
@@ -52,7 +54,7 @@ async def measure(options: argparse.Namespace) -> None:
         await ask(0)
         print_line(event="first")
         pictures[:] = map(decoded, encoded.all)
-        await levels(make, options.clients, options.seconds, options.settle, said)
+        await obey(make, said)
     finally:
         engine.shutdown()
 

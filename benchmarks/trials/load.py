@@ -4,25 +4,21 @@ N clients each ask one question after the other. Of the window that is timed all
 that neither the beginning nor the last answers count. An answer that lies partly inside counts by that part: answers of
 a batch end together, and whole ones would make the rate jump by a batch.
 
-As a process of its own (`python -m trials.load --port …`) it prints JSON lines: what it is about to time, and each
-window that it has timed. It parses no more than it must, so that it takes little from a server on the same cores.
+As a process of its own (`python -m trials.clients --port …`) it obeys `trials.orders`. It parses no more than it must,
+so that it takes little from a server on the same cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
-import itertools
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 REMEMBERED = 64
 """Answers to the first so many pictures are kept, to be compared between ways."""
@@ -42,6 +38,7 @@ class Window:
     """What a number of clients saw."""
 
     clients: int
+    seconds: float
     answers_per_second: float
     latencies_ms: list[float]
     """Of the right answers that ended inside the window."""
@@ -62,13 +59,17 @@ def share_inside(spans: Sequence[tuple[float, float]], begin: float, end: float)
 async def closed_loop(
     ask: Sequence[Ask], seconds: float, settle: float, numbers: Any, tell: Callable[[str], None] = lambda event: None
 ) -> Window:
-    """Each of `ask` is one client. `numbers` yields pictures' numbers; `tell` hears of the window's begin and end."""
+    """Each of `ask` is one client. `numbers` yields pictures' numbers; `tell` hears of the window's begin and end.
+
+    It lasts `seconds`, and on a machine that is slow today until there are as many answers as clients.
+    """
     spans: list[tuple[float, float]] = []
     failures: list[str] = []
-    start = time.perf_counter()
-    begin, end = start + settle, start + settle + seconds
+    begin, end = time.perf_counter() + settle, math.inf
 
-    async def client(ask_one: Ask) -> None:
+    async def client(index: int, ask_one: Ask) -> None:
+        # One after the other: those that begin together stay together, and a server would work in bursts.
+        await asyncio.sleep(settle * index / len(ask))
         while (began := time.perf_counter()) < end:
             try:
                 await asyncio.wait_for(ask_one(next(numbers)), LONGEST_SECONDS)
@@ -78,15 +79,19 @@ async def closed_loop(
                 continue
             spans.append((began, time.perf_counter()))
 
-    async def announce() -> None:
+    async def time_it() -> None:
+        nonlocal end
         await asyncio.sleep(begin - time.perf_counter())
         tell("begin")
-        await asyncio.sleep(end - time.perf_counter())
+        await asyncio.sleep(begin + seconds - time.perf_counter())
+        while sum(last >= begin for _, last in spans) < len(ask) and time.perf_counter() < begin + LONGEST_SECONDS:
+            await asyncio.sleep(0.05)
+        end = time.perf_counter()
         tell("end")
 
-    await asyncio.gather(announce(), *map(client, ask))
+    await asyncio.gather(time_it(), *(client(index, one) for index, one in enumerate(ask)))
     inside = [1000 * (last - first) for first, last in spans if begin <= last < end]
-    return Window(len(ask), share_inside(spans, begin, end) / seconds, inside, failures)
+    return Window(len(ask), end - begin, share_inside(spans, begin, end) / (end - begin), inside, failures)
 
 
 class Connection:
@@ -184,8 +189,10 @@ class Pictures:
         return self.all[number % len(self.all)]
 
 
-def http_clients(num: int, port: int, put: Route, pictures: Pictures, tokens: int, said: dict[int, str]) -> list[Ask]:
-    """Clients with a connection each; `said` gets the texts about the first pictures."""
+def http_clients(
+    connections: Sequence[Connection], put: Route, pictures: Pictures, tokens: int, said: dict[int, str]
+) -> list[Ask]:
+    """A client for each connection; `said` gets the texts about the first pictures."""
 
     def client(connection: Connection) -> Ask:
         async def ask(number: int) -> None:
@@ -200,37 +207,7 @@ def http_clients(num: int, port: int, put: Route, pictures: Pictures, tokens: in
 
         return ask
 
-    return [client(Connection(port)) for _ in range(num)]
-
-
-_told_to: list[TextIO] = [sys.stdout]
-
-
-def keep_stdout() -> None:
-    """Lines go to stdout; what others print, here and in child processes, to stderr. A child that stays behind does not
-    hold the pipe open."""
-    _told_to[0] = os.fdopen(os.dup(1), "w")  # not inherited
-    os.dup2(2, 1)
-
-
-def print_line(**told: Any) -> None:
-    print(json.dumps(told), file=_told_to[0], flush=True)
-
-
-async def levels(
-    make: Callable[[int], list[Ask]], counts: Sequence[int], seconds: float, settle: float, said: dict[int, str]
-) -> None:
-    """Time a window for each number of clients, after a warm-up, and print what was found."""
-    numbers = itertools.count()
-    await closed_loop(make(8), max(settle, 2.0), 0.0, numbers)
-    for count in counts:
-        window = await closed_loop(
-            make(count), seconds, settle, numbers, lambda event, count=count: print_line(event=event, clients=count)
-        )
-        if not window.latencies_ms:
-            raise SystemExit(f"{count} clients got no right answer within {seconds} s: {window.failures[:3]}")
-        print_line(event="window", **asdict(window))
-    print_line(event="said", texts=[said.get(number, "").strip() for number in range(REMEMBERED)])
+    return [client(connection) for connection in connections]
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -241,35 +218,3 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What both the engine asked directly and the clients over HTTP must know."""
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--tokens", type=int, required=True)
-    parser.add_argument("--pictures", type=Path, required=True)
-    parser.add_argument("--clients", type=int, nargs="+", required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--settle", type=float, required=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add_options(parser)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--route", choices=["captions", "chat"], required=True)
-    parser.add_argument("--model", default="")
-    options = parser.parse_args()
-    put = route(options.route, options.model, options.prompt, options.tokens)
-    pictures, said = Pictures(options.pictures), dict[int, str]()
-
-    def make(num: int) -> list[Ask]:
-        return http_clients(num, options.port, put, pictures, options.tokens, said)
-
-    cpu = time.process_time()
-    run(levels(make, options.clients, options.seconds, options.settle, said))
-    print_line(event="client", cpu_seconds=time.process_time() - cpu)
-
-
-if __name__ == "__main__":
-    main()

@@ -82,17 +82,16 @@ class Server:
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str], log: Path, **pipes: Any) -> Server:
-        """`pipes`: stdout=… for Popen; without it stdout goes where stderr goes, into `log`."""
+        """`pipes`: stdin=… and stdout=… for Popen; without them nothing comes in, and what goes out goes into `log`."""
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
         stream = log.open("wb")
         began = time.monotonic()
         process = subprocess.Popen(
             list(command),
             env={**os.environ, **environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
             stderr=stream,
             start_new_session=True,
-            **{"stdout": stream, **pipes},
+            **{"stdin": subprocess.DEVNULL, "stdout": stream, **pipes},
         )
         seen = look(process.pid)
         return cls(process, mark, began, stream, {process.pid: seen.started} if seen else {})
@@ -109,6 +108,10 @@ class Server:
         found = [seen for seen in present if seen.pid in mine]
         self.known.update({seen.pid: seen.started for seen in found})
         return found
+
+    def log_tail(self) -> str:
+        with open(self.log.name, encoding="utf-8", errors="replace") as log:
+            return log.read()[-3000:]
 
     def _is_marked(self, pid: int) -> bool:
         try:

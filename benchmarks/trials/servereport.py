@@ -16,6 +16,32 @@ from typing import Any
 from trials.endpoints import WAYS
 from trials.load import percentile
 
+Window = dict[str, Any]
+"""As `load.Window`, with `route` and the `cpu_seconds` of all processes meanwhile, by name."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two neighbouring windows of as many clients."""
+
+    clients: int
+    route: str
+    engine: Window
+    way: Window
+
+    def ratio(self) -> float:
+        """Of the answers in a second."""
+        return float(self.way["answers_per_second"] / self.engine["answers_per_second"])
+
+    def later_ms(self) -> float:
+        """By so much is the way's median answer later."""
+        return percentile(self.way["latencies_ms"], 0.5) - percentile(self.engine["latencies_ms"], 0.5)
+
+    def cpu_ratio(self) -> float:
+        """The engine's processor time of an answer ÷ the way's: what would remain of the throughput where processors
+        are all there is."""
+        return cpu_ms(self.engine) / cpu_ms(self.way)
+
 
 @dataclass
 class Measured:
@@ -24,62 +50,61 @@ class Measured:
     way: str
     start_seconds: float = 0.0
     """From the start of its process to its first caption."""
-    windows: list[dict[str, Any]] = field(default_factory=list)
-    """As `load.Window`, with `route` and the `cpu_seconds` of the server's processes meanwhile."""
+    pairs: list[Pair] = field(default_factory=list)
+    """None for the engine itself, which is in everybody's."""
     said: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """Processes that did not end when asked to."""
-    client_cpu_seconds: float = 0.0
 
-    def window(self, clients: int, route: str = "") -> dict[str, Any]:
-        """Of the route that is compared, unless another is named."""
-        route = route or (WAYS[self.way].routes or ("",))[0]
-        return next(w for w in self.windows if w["clients"] == clients and w["route"] == route)
-
-    def rate(self, clients: int, route: str = "") -> float:
-        return float(self.window(clients, route)["answers_per_second"])
-
-    def p50(self, clients: int, route: str = "") -> float:
-        return percentile(self.window(clients, route)["latencies_ms"], 0.5)
+    def of(self, clients: int, route: str = "") -> list[Pair]:
+        """Pairs of the route that is compared, unless another is named."""
+        route = route or WAYS[self.way].routes[0]
+        return [pair for pair in self.pairs if (pair.clients, pair.route) == (clients, route)]
 
 
 Run = dict[str, Measured]
 
 
-def of_runs(runs: Sequence[Run], one: str, other: str, what: Callable[[Measured, Measured], float]) -> list[float]:
-    """A figure of two ways for each run that has both."""
-    return [what(run[one], run[other]) for run in runs if one in run and other in run]
+def cpu_ms(window: Window, name: str = "") -> float:
+    """Processor milliseconds of an answer, of all processes or those of one name."""
+    spent = window["cpu_seconds"].get(name, 0.0) if name else sum(window["cpu_seconds"].values())
+    return float(1000 * spent / (window["answers_per_second"] * window["seconds"]))
+
+
+def of_pairs(runs: Sequence[Run], way: str, clients: int, what: Callable[[Pair], float]) -> list[float]:
+    """A figure of each pair, all runs together."""
+    return [what(pair) for run in runs if way in run for pair in run[way].of(clients)]
+
+
+def between(runs: Sequence[Run], one: str, other: str, clients: int) -> list[float]:
+    """Answers in a second of two ways, each measured beside the engine; a value for each run that has both."""
+    found = []
+    for run in runs:
+        if one in run and other in run:
+            ratios = [statistics.median(pair.ratio() for pair in run[way].of(clients)) for way in (one, other)]
+            found.append(ratios[0] / ratios[1])
+    return found
 
 
 def compared(options: argparse.Namespace, runs: Sequence[Run]) -> dict[str, list[float]]:
-    """The named figures, a value for each run."""
+    """The named figures, a value for each pair or run."""
     few, many = options.clients[0], options.clients[-1]
-
-    def ratio(one: Measured, other: Measured) -> float:
-        return one.rate(many) / other.rate(many)
-
-    def later(one: Measured, other: Measured) -> float:
-        return one.p50(few) - other.p50(few)
-
-    found = {
-        "throughput_ratio_to_engine": of_runs(runs, "ours", "engine", ratio),
-        "ratio_to_ray_serve_llm": of_runs(runs, "ours", "ray_serve_llm", ratio),
-        "ratio_to_vllm_server": of_runs(runs, "ours", "vllm_server", ratio),
-        "p50_overhead_ms": of_runs(runs, "ours", "engine", later),
-        "cold_start_seconds": [run["ours"].start_seconds for run in runs if "ours" in run],
-        "on_ray_throughput_ratio_to_engine": of_runs(runs, "ours_on_ray", "engine", ratio),
-        "on_ray_ratio_to_ray_serve_llm": of_runs(runs, "ours_on_ray", "ray_serve_llm", ratio),
-        "on_ray_p50_overhead_ms": of_runs(runs, "ours_on_ray", "engine", later),
-        "on_ray_cold_start_seconds": [run["ours_on_ray"].start_seconds for run in runs if "ours_on_ray" in run],
-        "vllm_server_throughput_ratio_to_engine": of_runs(runs, "vllm_server", "engine", ratio),
-        "vllm_server_p50_overhead_ms": of_runs(runs, "vllm_server", "engine", later),
-        "ray_serve_llm_p50_overhead_ms": of_runs(runs, "ray_serve_llm", "engine", later),
-    }
-    return {name: values for name, values in found.items() if values}
+    found = {}
+    for way, before in {"ours": "", "ours_on_ray": "on_ray_", "vllm_server": "vllm_server_"}.items():
+        found[f"{before}throughput_ratio_to_engine"] = of_pairs(runs, way, many, Pair.ratio)
+        found[f"{before}cpu_ratio_to_engine"] = of_pairs(runs, way, many, Pair.cpu_ratio)
+        found[f"{before}p50_overhead_ms"] = of_pairs(runs, way, few, Pair.later_ms)
+    found["ray_serve_llm_p50_overhead_ms"] = of_pairs(runs, "ray_serve_llm", few, Pair.later_ms)
+    found["ratio_to_ray_serve_llm"] = between(runs, "ours", "ray_serve_llm", many)
+    found["ratio_to_vllm_server"] = between(runs, "ours", "vllm_server", many)
+    found["on_ray_ratio_to_ray_serve_llm"] = between(runs, "ours_on_ray", "ray_serve_llm", many)
+    found["cold_start_seconds"] = [run["ours"].start_seconds for run in runs if "ours" in run]
+    found["on_ray_cold_start_seconds"] = [run["ours_on_ray"].start_seconds for run in runs if "ours_on_ray" in run]
+    return {name: found[name] for name in TITLES if found[name]}
 
 
 def figures(options: argparse.Namespace, runs: Sequence[Run]) -> dict[str, float]:
-    """Medians over runs, for the last line."""
+    """Medians, for the last line."""
     return {name: round(statistics.median(values), 3) for name, values in compared(options, runs).items()}
 
 
@@ -90,19 +115,25 @@ def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
     return medians[int(0.05 * draws)], medians[int(0.95 * draws)]
 
 
+_RATE = "answers/s, {many} clients: "
+_CPU = "processor time of an answer, {many} clients: bare engine ÷ "
+_P50 = "p50, {few} client: "
 TITLES = {
-    "throughput_ratio_to_engine": "answers/s, {many} clients: `vila2 serve` ÷ bare engine",
-    "ratio_to_ray_serve_llm": "answers/s, {many} clients: `vila2 serve` ÷ `ray.serve.llm`",
-    "ratio_to_vllm_server": "answers/s, {many} clients: `vila2 serve` ÷ vLLM's OpenAI server",
-    "p50_overhead_ms": "p50, {few} client: `vila2 serve` − bare engine, ms",
+    "throughput_ratio_to_engine": _RATE + "`vila2 serve` ÷ bare engine",
+    "cpu_ratio_to_engine": _CPU + "`vila2 serve`",
+    "ratio_to_ray_serve_llm": _RATE + "`vila2 serve` ÷ `ray.serve.llm`",
+    "ratio_to_vllm_server": _RATE + "`vila2 serve` ÷ vLLM's OpenAI server",
+    "p50_overhead_ms": _P50 + "`vila2 serve` − bare engine, ms",
     "cold_start_seconds": "`vila2 serve`: start to first caption, seconds",
-    "on_ray_throughput_ratio_to_engine": "answers/s, {many} clients: `vila2 serve` on Ray ÷ bare engine",
-    "on_ray_ratio_to_ray_serve_llm": "answers/s, {many} clients: `vila2 serve` on Ray ÷ `ray.serve.llm`",
-    "on_ray_p50_overhead_ms": "p50, {few} client: `vila2 serve` on Ray − bare engine, ms",
+    "on_ray_throughput_ratio_to_engine": _RATE + "`vila2 serve` on Ray ÷ bare engine",
+    "on_ray_cpu_ratio_to_engine": _CPU + "`vila2 serve` on Ray",
+    "on_ray_ratio_to_ray_serve_llm": _RATE + "`vila2 serve` on Ray ÷ `ray.serve.llm`",
+    "on_ray_p50_overhead_ms": _P50 + "`vila2 serve` on Ray − bare engine, ms",
     "on_ray_cold_start_seconds": "`vila2 serve` on Ray: start to first caption, seconds",
-    "vllm_server_throughput_ratio_to_engine": "answers/s, {many} clients: vLLM's OpenAI server ÷ bare engine",
-    "vllm_server_p50_overhead_ms": "p50, {few} client: vLLM's OpenAI server − bare engine, ms",
-    "ray_serve_llm_p50_overhead_ms": "p50, {few} client: `ray.serve.llm` − bare engine, ms",
+    "vllm_server_throughput_ratio_to_engine": _RATE + "vLLM's OpenAI server ÷ bare engine",
+    "vllm_server_cpu_ratio_to_engine": _CPU + "vLLM's OpenAI server",
+    "vllm_server_p50_overhead_ms": _P50 + "vLLM's OpenAI server − bare engine, ms",
+    "ray_serve_llm_p50_overhead_ms": _P50 + "`ray.serve.llm` − bare engine, ms",
 }
 
 
@@ -110,67 +141,82 @@ def write_report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     """What is known so far, as `serve.md`."""
     few, many = options.clients[0], options.clients[-1]
     ways = [way for way in WAYS if any(way in run for run in runs)]
-    lines = [
+    lines: list[str | None] = [
         "# The endpoint beside the bare engine",
         "",
         f"{date.today()}, {processor_name()}, {os.cpu_count()} cores, which servers and clients share; tiny model, "
-        f"{options.dtype}, {options.tokens} tokens an answer, windows of {options.seconds:g} s. Made by "
-        f"`python benchmarks/serve.py --runs {options.runs} --seconds {options.seconds:g}`.",
+        f"{options.dtype}, {options.tokens} tokens an answer. Each way takes turns with the bare engine in windows of "
+        f"{options.seconds:g} s; ratios and differences are of neighbours. Made by `python benchmarks/serve.py --runs "
+        f"{options.runs} --pairs {options.pairs} --seconds {options.seconds:g}`.",
         "",
-        "| | median | 90 % interval | runs |",
-        "|---|---|---|---|",
+        "| | median | 90 % interval | least – most | pairs or runs |",
+        "|---|---|---|---|---|",
     ]
     for name, values in compared(options, runs).items():
         low, high = interval(values)
-        title = TITLES[name].format(few=few, many=many)
-        lines.append(f"| {title} | **{statistics.median(values):.3g}** | {low:.3g} – {high:.3g} | {len(values)} |")
+        spread = f"{low:.3g} – {high:.3g} | {min(values):.3g} – {max(values):.3g} | {len(values)}"
+        lines.append(f"| {TITLES[name].format(few=few, many=many)} | **{statistics.median(values):.3g}** | {spread} |")
     for clients in options.clients:
-        lines += ["", f"| {clients} client{'s' * (clients > 1)} | answers/s | p50, ms | p99, ms | answers |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"| {clients} client{'s' * (clients > 1)} | answers/s | p50, ms | p99, ms | processor, ms | answers |",
+        ]
+        lines += ["|---|---|---|---|---|---|"]
         lines += [row(runs, way, clients, route) for way in ways for route in WAYS[way].routes or ("",)]
     lines += ["", "| | start to first caption, s | captions as the engine's | failed | did not end when asked |"]
     lines += ["|---|---|---|---|---|", *(conduct(runs, way) for way in ways), ""]
     for clients in (few, many):
         said = f"{clients} client{'s' * (clients > 1)}"
-        lines += [f"Processor time of an answer by process, in ms, {said}, last run:", ""]
-        lines += [*(spent(next(run[way] for run in reversed(runs) if way in run), clients) for way in ways), ""]
+        lines += [f"Processor time of an answer by process, in ms, {said}, median of windows:", ""]
+        lines += [*(spent(runs, way, clients) for way in ways), ""]
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "serve.md").write_text("\n".join([line for line in lines if line is not None] + [""]), "utf-8")
 
 
+def windows(runs: Sequence[Run], way: str, clients: int, route: str = "") -> list[Window]:
+    """All of a way; the engine's are everybody's."""
+    if way != "engine":
+        return [pair.way for run in runs if way in run for pair in run[way].of(clients, route)]
+    pairs = [pair for run in runs for measured in run.values() for pair in measured.pairs]
+    return [pair.engine for pair in pairs if pair.clients == clients]
+
+
 def row(runs: Sequence[Run], way: str, clients: int, route: str) -> str | None:
-    """Rates and percentiles, latencies of all runs together; None where the route was not asked by so many."""
-    windows = [
-        w for run in runs if way in run for w in run[way].windows if (w["clients"], w["route"]) == (clients, route)
-    ]
-    if not windows:
+    """Medians of windows, percentiles of all latencies; None where the route was not asked by so many."""
+    found = windows(runs, way, clients, route)
+    if not found:
         return None
-    rate = statistics.median(w["answers_per_second"] for w in windows)
-    latencies = [value for w in windows for value in w["latencies_ms"]]
+    rate = statistics.median(window["answers_per_second"] for window in found)
+    cost = statistics.median(cpu_ms(window) for window in found)
+    latencies = [value for window in found for value in window["latencies_ms"]]
     title = WAYS[way].title + (", by `/v1/chat/completions`" if WAYS[way].routes[1:] and route == "chat" else "")
     middle, late = (percentile(latencies, share) for share in (0.5, 0.99))
-    return f"| {title} | {rate:.1f} | {middle:.1f} | {late:.1f} | {len(latencies):,} |"
+    return f"| {title} | {rate:.1f} | {middle:.1f} | {late:.1f} | {cost:.1f} | {len(latencies):,} |"
 
 
 def conduct(runs: Sequence[Run], way: str) -> str:
     """Start, sameness, failures, leftovers."""
     found = [run[way] for run in runs if way in run]
     start = statistics.median(one.start_seconds for one in found)
-    both = [(run[way].said, run["engine"].said) for run in runs if way in run and "engine" in run]
+    both = [(run[way].said, run["engine"].said) for run in runs if way in run and run["engine"].said]
     known = [(a, b) for said, engine in both for a, b in zip(said, engine, strict=True) if a and b]
     same = f"{sum(a == b for a, b in known)} of {len(known)}" if known else "not compared"
-    failed = sum(len(window["failures"]) for one in found for window in one.windows)
+    failed = sum(len(window["failures"]) for clients in every_count(runs) for window in windows(runs, way, clients))
     left = sum(len(one.left) for one in found)
     return f"| {WAYS[way].title} | {start:.1f} | {same} | {failed} | {left} |"
 
 
-def spent(measured: Measured, clients: int) -> str:
+def every_count(runs: Sequence[Run]) -> list[int]:
+    return sorted({pair.clients for run in runs for measured in run.values() for pair in measured.pairs})
+
+
+def spent(runs: Sequence[Run], way: str, clients: int) -> str:
     """A line of what each kind of process took for one answer."""
-    window = measured.window(clients)
-    answers = len(window["latencies_ms"])
-    costs = sorted(window["cpu_seconds"].items(), key=lambda item: -item[1])
-    said = ", ".join(f"{name} {1000 * seconds / answers:.2f}" for name, seconds in costs if seconds / answers > 2e-5)
-    return f"- {WAYS[measured.way].title}: {said}"
+    found = windows(runs, way, clients)
+    names = {name for window in found for name in window["cpu_seconds"]}
+    costs = {name: statistics.median(cpu_ms(window, name) for window in found) for name in names}
+    told = sorted(((cost, name) for name, cost in costs.items() if cost >= 0.02), reverse=True)
+    return f"- {WAYS[way].title}: {', '.join(f'{name} {cost:.2f}' for cost, name in told)}"
 
 
 def processor_name() -> str:

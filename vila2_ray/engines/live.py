@@ -43,6 +43,8 @@ class LiveRequest:
     seed: int
     streamed: bool = True
     """Whether pieces are wanted as they are made; false: one piece, the last."""
+    with_logprobs: bool = False
+    """Whether the last piece is to tell log-probabilities. At every token they cost the engine more than HTTP does."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Piece:
     num_prompt_tokens: int = 0
     """In the last piece: of the conversation as the model read it, image tokens included."""
     mean_logprob: float | None = None
-    """In the last piece: over the output tokens, in the model's own distribution, before temperature and top-p."""
+    """In the last piece, where it was asked for: over the output tokens, in the model's own distribution, before
+    temperature and top-p."""
     min_logprob: float | None = None
 
 

@@ -38,6 +38,7 @@ class _Asked:
 
     row: Row
     streamed: bool
+    with_logprobs: bool
     spelling: Spelling
     said: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
     num_spelt: int = 0
@@ -59,8 +60,8 @@ class _Asked:
             num_output_tokens=self.num_spelt,
             finish_reason=row.finish_reason,
             num_prompt_tokens=row.num_prompt_tokens,
-            mean_logprob=row.mean_logprob,
-            min_logprob=row.min_logprob,
+            mean_logprob=row.mean_logprob if self.with_logprobs else None,
+            min_logprob=row.min_logprob if self.with_logprobs else None,
         )
 
 
@@ -108,7 +109,7 @@ class LiveBatching:
         """The answer in pieces; a piece is what a step of the engine has added."""
         await self.check()
         row = await self._loop.run_in_executor(self._preparing, self._prepare, request)
-        asked = _Asked(row, request.streamed, Spelling(self._processor.tokenizer))
+        asked = _Asked(row, request.streamed, request.with_logprobs, Spelling(self._processor.tokenizer))
         try:
             await self.check()
             self._inbox.put(asked)

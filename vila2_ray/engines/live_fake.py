@@ -90,8 +90,8 @@ class LiveFake:
             num_output_tokens=len(kept),
             finish_reason="stop" if len(kept) == len(words) else "length",
             num_prompt_tokens=1 + sum(len(turn.text.split()) for turn in request.turns),
-            mean_logprob=-share,
-            min_logprob=-2 * share,
+            mean_logprob=-share if request.with_logprobs else None,
+            min_logprob=-2 * share if request.with_logprobs else None,
         )
 
     def _words(self, request: LiveRequest) -> list[str]:

@@ -25,7 +25,7 @@ from PIL import Image
 from vila2_ray.config import EngineConfig, SamplingConfig
 from vila2_ray.engines.live import LiveRequest, Piece, Turn
 from vila2_ray.engines.orphans import children_end_with_us
-from vila2_ray.engines.spelling import Spelling
+from vila2_ray.engines.spelling import Spelling, whole_text
 from vila2_ray.engines.turns import Defusing, conversation, token_ids
 from vila2_ray.engines.vllm_arguments import all_arguments, blaming, sampling_params, vllm_version
 from vila2_ray.errors import CheckpointError, EngineDied, Reason, SampleError, in_one_line
@@ -94,7 +94,7 @@ class LiveVllm:
         }
         for _ in range(_TRIES):
             async with contextlib.aclosing(self._outputs(request, prompt)) as outputs:
-                account = _Account(Spelling(self._tokenizer))
+                account = _Account(self._tokenizer, request)
                 async for output in outputs:
                     if output.outputs[0].finish_reason in ("error", "abort"):
                         break
@@ -129,7 +129,7 @@ class LiveVllm:
         await self.check()
         self._num_begun += 1
         number = f"{self._num_begun}-{request.key}"
-        params = sampling_params(request.sampling, request.seed, request.streamed)
+        params = sampling_params(request.sampling, request.seed, request.streamed, request.with_logprobs)
         try:
             (prepared,) = await self._llm.renderer.render_cmpl_async([prompt])
         except Exception as error:  # whatever a family's processor raises about this image
@@ -165,9 +165,11 @@ class LiveVllm:
 class _Account:
     """What one answer has come to."""
 
-    def __init__(self, spelling: Spelling) -> None:
+    def __init__(self, tokenizer: Any, request: LiveRequest) -> None:
         self.num_output_tokens = 0
-        self._spelling = spelling
+        self._tokenizer = tokenizer
+        self._spelling = Spelling(tokenizer) if request.streamed else None
+        self._with_logprobs = request.with_logprobs
         self._num_logprobs = 0
         self._sum = 0.0
         self._min = 0.0
@@ -177,25 +179,30 @@ class _Account:
         completion = output.outputs[0]
         ended = completion.finish_reason == "stop"
         ids = list(completion.token_ids)
-        logprobs = [float(value) for value in completion.logprobs.logprobs] if completion.logprobs else []
-        if len(logprobs) < len(ids) or not all(map(math.isfinite, logprobs)):
+        if self._with_logprobs:
+            self._note(
+                [float(value) for value in completion.logprobs.logprobs] if completion.logprobs else [], len(ids)
+            )
+        said = ids[:-1] if ended and ids else ids
+        self.num_output_tokens += len(said)
+        text = self._spelling.add(said) if self._spelling else ""
+        if not output.finished:
+            return Piece(text, self.num_output_tokens) if text else None
+        return Piece(
+            text=text + self._spelling.finish() if self._spelling else whole_text(self._tokenizer, said),
+            num_output_tokens=self.num_output_tokens,
+            finish_reason="stop" if ended else "length",
+            num_prompt_tokens=len(output.prompt_token_ids or ()),
+            mean_logprob=self._sum / max(self._num_logprobs, 1) if self._with_logprobs else None,
+            min_logprob=self._min if self._with_logprobs else None,
+        )
+
+    def _note(self, logprobs: list[float], num_tokens: int) -> None:
+        if len(logprobs) < num_tokens or not all(map(math.isfinite, logprobs)):
             raise SampleError(Reason.ENGINE_ERROR, "the model's output is not a number")
         self._num_logprobs += len(logprobs)
         self._sum += sum(logprobs)
         self._min = min(self._min, *logprobs, 0.0)
-        said = ids[:-1] if ended and ids else ids
-        self.num_output_tokens += len(said)
-        text = self._spelling.add(said)
-        if not output.finished:
-            return Piece(text, self.num_output_tokens) if text else None
-        return Piece(
-            text=text + self._spelling.finish(),
-            num_output_tokens=self.num_output_tokens,
-            finish_reason="stop" if ended else "length",
-            num_prompt_tokens=len(output.prompt_token_ids or ()),
-            mean_logprob=self._sum / max(self._num_logprobs, 1),
-            min_logprob=self._min,
-        )
 
 
 @dataclass

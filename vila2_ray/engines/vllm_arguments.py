@@ -79,8 +79,8 @@ def engine_arguments(folder: Path, config: EngineConfig) -> dict[str, Any]:
     return {**arguments, **config.vllm}
 
 
-def sampling_params(sampling: SamplingConfig, seed: int, streamed: bool = False) -> Any:
-    """The same decoding as every other engine's, with the log-probability of each token that was taken."""
+def sampling_params(sampling: SamplingConfig, seed: int, streamed: bool = False, with_logprobs: bool = True) -> Any:
+    """The same decoding as every other engine's. `with_logprobs`: of each token that was taken."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -90,7 +90,7 @@ def sampling_params(sampling: SamplingConfig, seed: int, streamed: bool = False)
         max_tokens=sampling.max_tokens,
         min_tokens=sampling.min_tokens,
         seed=seed if sampling.temperature else None,
-        logprobs=0,
+        logprobs=0 if with_logprobs else None,
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,

@@ -60,7 +60,7 @@ class Caption(BaseModel):
     height: int | None
     finish_reason: str | None = Field(description="stop: the model was done. length: max_tokens cut it.")
     usage: Tokens | None
-    mean_logprob: float | None
+    mean_logprob: float | None = Field(description="Of its tokens; null unless asked for by logprobs.")
     min_logprob: float | None
     checkpoint: Checkpoint | None
     timings: Timings | None

@@ -92,7 +92,7 @@ def check_length(turns: Sequence[Turn], settings: ServeConfig, field: str) -> No
 
 def ask(
     picture: Picture, to: Addressee, turns: tuple[Turn, ...], sampling: SamplingConfig, seed: int | None, *,
-    request_id: str, index: int = 0, streamed: bool,
+    request_id: str, index: int = 0, streamed: bool, with_logprobs: bool = False,
 ) -> Question:  # fmt: skip
     """The question about one picture. Without a seed it gets one from picture and words, the same every time."""
     return Question(
@@ -104,6 +104,7 @@ def ask(
         sampling=sampling,
         seed=_seed(picture.image_key, turns) if seed is None else seed,
         streamed=streamed,
+        with_logprobs=with_logprobs,
     )
 
 

@@ -65,6 +65,7 @@ class Question:
     sampling: SamplingConfig
     seed: int
     streamed: bool
+    with_logprobs: bool = False
 
 
 @dataclass(frozen=True)

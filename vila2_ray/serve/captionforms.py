@@ -52,6 +52,9 @@ class Wishes(BaseModel):
     seed: int | None = Field(
         None, ge=0, lt=2**31, description="Without it: drawn from picture and prompt, always equal."
     )
+    logprobs: bool = Field(
+        False, description="Tell mean_logprob and min_logprob, which are null without; it costs time."
+    )
     stream: bool = Field(False, description="Server-sent events: piece, caption, error, and done at the end.")
 
     def wish(self) -> Wish:

@@ -46,8 +46,9 @@ def routes(endpoint: Endpoint) -> APIRouter:
             if isinstance(picture, Picture):
                 endpoint.metrics.image(picture.media_type)
         question = partial(
-            ask, to=to, turns=turns, sampling=sampling, seed=wishes.seed, request_id=name, streamed=wishes.stream
-        )
+            ask, to=to, turns=turns, sampling=sampling, seed=wishes.seed, request_id=name, streamed=wishes.stream,
+            with_logprobs=wishes.logprobs,
+        )  # fmt: skip
         asked = [
             one if isinstance(one, Problem) else Asked(question(one, index=index), to)
             for index, one in enumerate(pictures)

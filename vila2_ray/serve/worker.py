@@ -97,8 +97,10 @@ class Worker:
     async def _request(self, question: Question) -> LiveRequest:
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(self._threads, decode_image, question.image, self.spec.max_pixels)
-        turns, sampling = question.turns, question.sampling
-        return LiveRequest(question.key, image, question.image_key, turns, sampling, question.seed, question.streamed)
+        return LiveRequest(
+            question.key, image, question.image_key, question.turns, question.sampling, question.seed,
+            question.streamed, question.with_logprobs,
+        )  # fmt: skip
 
     async def smoke(self) -> None:
         """Caption the smoke picture, however many wait.
@@ -133,7 +135,9 @@ def smoke_question(name: str, prompt: str) -> Question:
     data = smoke_picture()
     turns, sampling = (Turn("user", prompt),), SamplingConfig(max_tokens=SMOKE_TOKENS)
     key = f"smoke-{name}-{time.time_ns()}"
-    return Question(key, name, data, sha256(data).hexdigest(), turns, sampling, seed=0, streamed=False)
+    image_key = sha256(data).hexdigest()
+    # That a model's output is not a number shows in its log-probabilities alone.
+    return Question(key, name, data, image_key, turns, sampling, seed=0, streamed=False, with_logprobs=True)
 
 
 def _check_digest(folder: Any, version: Version) -> None:

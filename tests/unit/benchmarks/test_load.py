@@ -59,6 +59,15 @@ def test_every_client_is_busy_with_one_question_at_a_time() -> None:
     assert window.answers_per_second * mean == pytest.approx(4, rel=0.35)
 
 
+def test_a_slow_machine_is_waited_for() -> None:
+    async def ask(number: int) -> None:
+        await asyncio.sleep(0.2)
+
+    window = asyncio.run(closed_loop([ask] * 2, 0.01, 0.0, itertools.count()))
+    assert len(window.latencies_ms) >= 2
+    assert window.seconds >= 0.2
+
+
 def test_a_wrong_answer_is_told_and_not_counted() -> None:
     async def ask(number: int) -> None:
         await asyncio.sleep(0.005)
@@ -114,7 +123,7 @@ def ask_all(server: Trivial, name: str, pictures: Pictures, tokens: int, num: in
     async def run() -> None:
         listening = await asyncio.start_server(server, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
-        (ask,) = http_clients(1, port, route(name, "vlm-0", "what is it?", tokens), pictures, tokens, said)
+        (ask,) = http_clients([Connection(port)], route(name, "vlm-0", "what is it?", tokens), pictures, tokens, said)
         try:
             for number in range(num):
                 await ask(number)

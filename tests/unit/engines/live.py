@@ -18,6 +18,7 @@ def live(request: GenerationRequest, streamed: bool = True) -> LiveRequest:
         sampling=request.sampling,
         seed=request.seed,
         streamed=streamed,
+        with_logprobs=True,
     )
 
 

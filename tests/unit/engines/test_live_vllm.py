@@ -122,6 +122,10 @@ def test_serving(make_requests: MakeRequests, temporary: Path, monkeypatch: pyte
             assert last.num_prompt_tokens > 4
         again = await asyncio.gather(*(ask(engine, dataclasses.replace(r, key=f"a{r.key}")) for r in requests[24:]))
         assert [whole(pieces) for pieces in again] == [whole(pieces) for pieces in answers[24:]]
+        silent = [dataclasses.replace(r, key=f"s{r.key}", with_logprobs=False) for r in requests[:6]]
+        for pieces, wanted in zip(await asyncio.gather(*(ask(engine, r) for r in silent)), expected, strict=False):
+            assert whole(pieces) == wanted.text, "asked for log-probabilities or not"
+            assert pieces[-1].mean_logprob is pieces[-1].min_logprob is None
         assert max(map(len, answers)) > 2, "they stream; of what comes while nobody looks, vLLM makes one piece"
 
     async def bad_ones(engine: LiveEngine) -> None:

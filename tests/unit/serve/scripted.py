@@ -132,7 +132,8 @@ class ScriptedCaptioner:
         last = kept[-1] if question.streamed else " ".join(kept)
         finish_reason = "stop" if len(kept) == len(words) else "length"
         num_prompt_tokens = 10 + sum(len(turn.text.split()) for turn in question.turns)
-        yield Piece(last, len(kept), finish_reason, num_prompt_tokens, -0.5, float("-inf"))
+        logprobs = (-0.5, float("-inf")) if question.with_logprobs else (None, None)
+        yield Piece(last, len(kept), finish_reason, num_prompt_tokens, *logprobs)
 
     async def _stall(self) -> None:
         self.stalled.set()

@@ -58,8 +58,8 @@ def test_one_picture(client: TestClient) -> None:
         "height": 6,
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 11, "completion_tokens": 6},
-        "mean_logprob": -0.5,
-        "min_logprob": None,  # minus infinity, which JSON has not
+        "mean_logprob": None,
+        "min_logprob": None,
         "checkpoint": {
             "name": "promoted",
             "model": "vlm-1",
@@ -69,6 +69,13 @@ def test_one_picture(client: TestClient) -> None:
         },
         "error": None,
     }
+
+
+def test_log_probabilities_are_told_to_who_asks(client: TestClient, captioner: ScriptedCaptioner) -> None:
+    (caption,) = client.post(ROUTE, json=body(RED, question="What?", logprobs=True)).json()["captions"]
+    assert captioner.questions[-1].with_logprobs
+    assert caption["mean_logprob"] == -0.5
+    assert caption["min_logprob"] is None  # minus infinity, which JSON has not
 
 
 def test_boxes_are_told(client: TestClient) -> None:
