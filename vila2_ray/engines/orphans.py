@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -48,7 +49,27 @@ def end_with_parent() -> None:
     threading.Thread(target=_watch, args=(parent,), name="watch-parent", daemon=True).start()
 
 
+def stop_when_alone() -> None:
+    """This process gets SIGTERM when whoever started it is gone: what a Ray job started is not stopped by its head's
+    death.
+    """
+    parent = os.getppid()
+
+    def stop() -> None:
+        _wait_for_end(parent)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, name="watch-parent", daemon=True).start()
+
+
 def _watch(parent: int) -> None:
+    _wait_for_end(parent)
+    shutil.rmtree(os.environ.get(_SCRATCH) or "no folder", ignore_errors=True)
+    os._exit(1)  # nobody is left who could be told anything
+
+
+def _wait_for_end(parent: int) -> None:
+    """Until another process is this one's parent."""
     with contextlib.suppress(AttributeError, OSError):  # systems without pidfd, or the parent has gone already
         ended = select.poll()
         ended.register(os.pidfd_open(parent), select.POLLIN)
@@ -56,8 +77,6 @@ def _watch(parent: int) -> None:
             pass
     while os.getppid() == parent:
         time.sleep(1.0)
-    shutil.rmtree(os.environ.get(_SCRATCH) or "no folder", ignore_errors=True)
-    os._exit(1)  # nobody is left who could be told anything
 
 
 def _is_alive(process: int) -> bool:

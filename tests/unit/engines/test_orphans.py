@@ -74,3 +74,29 @@ assert len(threads) > 1
 assert levels == {0} or not allowed, levels
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_job_is_stopped_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    job = f"""
+import signal, sys, time
+from pathlib import Path
+from vila2_ray.engines.orphans import stop_when_alone
+signal.signal(signal.SIGTERM, lambda *_: (Path({str(said)!r}).write_text("stopped"), sys.exit(0)))
+stop_when_alone()
+print("up", flush=True)
+time.sleep(600)
+"""
+    starter = PARENT.replace("with children_end_with_us(sys.argv[2]):", "if True:")
+    command = [sys.executable, "-c", starter, job, ""]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    patience = time.monotonic() + 60
+    while not gone(child):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    parent.stdout.close()
+    assert said.read_text() == "stopped"
