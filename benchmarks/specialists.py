@@ -16,9 +16,9 @@ Both controls take the SFT set apart where the final model does.
 
 Scores are of the held-out scenes, by truth that no training sees; a skill's is that of its best wording
 (`evaluate.skills`). Finished parts are kept under `--work`, so the benchmark resumes; the result in `--to` is written
-anew after every model, with as many seeds in a row as have come to it. The last line is one JSON object: the least gain
-of any skill and the change in general, for each the minimum over the seeds. `--quick` shows that all of it runs; its
-numbers say nothing.
+anew after every model: for all seeds first the campaign and both controls, then the layers one by one. The last line is
+one JSON object: the least gain of any skill and the change in general, for each the minimum over the seeds. `--quick`
+shows that all of it runs; its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ GENERAL = "object_place_f1"
 SHOWN = (GENERAL, "object_f1", "hallucination_rate", "vqa_accuracy")
 QUICK = {"pretrain_shards": 2, "shard_size": 250, "heldout": 60, "experts": 600}
 QUICK_OVERRIDES = ["rounds.max=1", "train.align.num_epochs=6", "skills.grounding.max_samples=200"]
+CONTROLS = ("control: finetuned directly", "control: more steps")
 Rows = dict[str, dict[str, Any]]
 """Model → `{"general": scores, "skills": {skill: scores}}`, in the order shown."""
 
@@ -103,8 +104,8 @@ class Trials:
         """What the final model is compared with, what says most first; nothing where there is no final model."""
         if self._models.campaign.final_scores() is None:
             return
-        yield "control: finetuned directly", self._finetuned()
-        yield "control: more steps", self._more_steps()
+        for name, trained in zip(CONTROLS, (self._finetuned, self._more_steps), strict=True):
+            yield name, trained()
         if len(self.kept) > 1:
             for skill in self.kept:
                 yield f"VLM_{self.best} + {skill}", self._fused(skill)
@@ -169,6 +170,16 @@ class Trials:
         apart = skills.rehearsal > 0 and skills.turns == "apart"
         folder = models.train("finetuned", "sft", init, settings, mixture=mixture, share=share, apart=apart)
         return models.score("finetuned", folder, skills=True)
+
+
+def is_whole(found: dict[str, Any]) -> bool:
+    """Whether all models of a seed are known."""
+    return bool(found["is_whole"])
+
+
+def is_controlled(found: dict[str, Any]) -> bool:
+    """Whether both controls are, or there are none."""
+    return is_whole(found) or set(CONTROLS) <= set(found["rows"])
 
 
 def figures(found: dict[str, Any]) -> dict[str, float]:
@@ -240,14 +251,18 @@ def main() -> None:
     seeds, work = (args.seeds[:1], args.work / "quick") if args.quick else (args.seeds, args.work)
     work.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python benchmarks/specialists.py --seeds", *map(str, seeds), *args.overrides])
-    results: list[dict[str, Any]] = []
+    results: dict[int, dict[str, Any]] = {}
+    courses = {seed: one_seed(seed, work, args.quick, args.overrides) for seed in seeds}
     text, last = "", {}
-    for seed in seeds:
-        for found in one_seed(seed, work, args.quick, args.overrides):
-            text, last = told([*results, found])
-            if args.to:
-                write(args.to, command, text, last, [*results, found])
-        results.append(found)
+    for is_enough in (is_controlled, is_whole):  # of all seeds what says most, then the rest
+        for seed, course in courses.items():
+            for found in course:
+                results[seed] = found
+                text, last = told(list(results.values()))
+                if args.to:
+                    write(args.to, command, text, last, list(results.values()))
+                if is_enough(found):
+                    break
     print(text)
     print(json.dumps(last))
 
