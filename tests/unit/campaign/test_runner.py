@@ -12,12 +12,12 @@ import pytest
 
 from tests.unit.recaption.pictures import write_shards
 from vila2_ray.campaign import lease as leases
+from vila2_ray.campaign.layout import Layout
 from vila2_ray.campaign.promotion import NAME as PROMOTED
 from vila2_ray.campaign.runner import run
 from vila2_ray.campaign.state import read_markers
 from vila2_ray.cli import main
 from vila2_ray.config import Config
-from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.index import build_index
 from vila2_ray.errors import BudgetSpent
 from vila2_ray.progress import NullProgress
@@ -31,9 +31,8 @@ def indexed_campaign(folder: Path) -> Config:
     corpora = [f"corpus.{source}={folder / 'shards'}" for source in ("pretrain", "sft", "heldout")]
     config = load_config("tiny", [f"campaign={folder / 'campaign'}", "specialists=[]", *corpora])
     for source in ("pretrain", "sft", "heldout"):
-        index = Store(folder / "campaign/index")
-        corpus = Corpus.open(str(folder / "shards"), source, index, config.corpus.columns)
-        build_index(corpus.shards, corpus.columns, index, NullProgress())
+        corpus = Layout(Store(config.campaign)).corpus(source, config)
+        build_index(corpus.shards, corpus.columns, corpus.index_store, NullProgress())
     return config
 
 
