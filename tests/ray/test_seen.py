@@ -28,7 +28,7 @@ from vila2_ray.recaption.pipeline import recaption
 from vila2_ray.storage import Store
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 500.0
 NOT_HERE = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}  # GPUs
 NOT_HERE |= {"autoscaler_recently_failed_nodes"}  # an autoscaler that has lost one
 
@@ -43,7 +43,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     root, before = logging.getLogger(), list(logging.getLogger().handlers)
-    os.environ |= {logs.VARIABLE: "json", "RAY_metrics_report_interval_ms": "1000"}
+    os.environ |= {logs.VARIABLE: "json", "RAY_metrics_report_interval_ms": "3000"}
     init = ray.init
 
     def with_dashboard(**options: Any) -> Any:
@@ -104,9 +104,10 @@ def test_prometheus_finds_all_that_the_dashboard_asks_for(session: Path, tmp_pat
                 pulse.meter.start("vlm-1 sft", 10, "steps")
                 told = {"data_wait_share": 0.25, "tokens_per_second": 9.0, "samples_per_second": 2.0}
                 pulse.meter.update(3, loss=1.5, lr=1e-3, **told)
-                time.sleep(3)
-                _look(session, missing, lines)
-    assert not missing
+                for _ in range(5):
+                    time.sleep(2)
+                    _look(session, missing, lines)
+    assert not missing, sorted(missing)
     campaign = 'c\\\\xe4mpaign"'  # Prometheus' text format doubles the backslash
     for metric in metrics.METRICS:
         shown = lines[metric.exported][0]
