@@ -99,4 +99,5 @@ def refuse_passwords(words: Iterable[str]) -> None:
 
 def _shown() -> dict[str, str]:
     quiet = os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not ours
-    return {"COLUMNS": str(shutil.get_terminal_size().columns), "RAY_BACKEND_LOG_LEVEL": quiet}
+    asked = {name: os.environ[name] for name in ("VILA2_LOG", "VILA2_DEBUG") if name in os.environ}
+    return {"COLUMNS": str(shutil.get_terminal_size().columns), "RAY_BACKEND_LOG_LEVEL": quiet, **asked}

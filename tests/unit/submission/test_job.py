@@ -49,6 +49,11 @@ def test_a_local_job_gets_settings_of_this_shell_and_no_values(monkeypatch: pyte
     assert "hidden" not in json.dumps(job.runtime_env) + job.entrypoint
 
 
+def test_how_logs_are_written_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VILA2_LOG", "json")
+    assert jobs.afar("s3://b/c", [], {}, Path("/tmp/p.zip")).runtime_env["env_vars"]["VILA2_LOG"] == "json"
+
+
 def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     jobs.refuse_passwords(["corpus.pretrain=s3://b/a@b:c/*.tar", "x=http://host:80/p", "fine"])
     with pytest.raises(ConfigError, match=r"^campaign = ") as refused:
