@@ -56,9 +56,9 @@ def configuration(pools: dict[str, Pool], idle_seconds: float, address: str) -> 
         "upscaling_speed": 10.0,
         "idle_timeout_minutes": idle_seconds / 60,
         "provider": {
-            # Ray's fake provider under its class's name: under its own, Ray looks for a file that its wheel lacks
+            # Ray's fake provider, by its class: by its own name, Ray looks for a file that its wheel lacks
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "tests.ray.lean_nodes.LeanProvider",
             "gcs_address": address,
             "head_node_id": HEAD_ID,
             "launch_multiple": True,
@@ -105,37 +105,51 @@ def autoscaling_cluster(
     address = f"127.0.0.1:{free_port()}"
     config = folder / "autoscaling.json"
     config.write_text(json.dumps(configuration(pools or GPU, idle_seconds, address)))
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={address.rpartition(':')[2]}"]
+    command = [sys.executable, "-m", "tests.ray.lean_nodes", "start", "--head", f"--port={address.rpartition(':')[2]}"]
     command += ["--num-cpus=0", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}", "--block"]
     command += [f"--autoscaling-config={config}", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
     environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     environment.update(RAY_enable_autoscaler_v2="1", RAY_CLOUD_INSTANCE_ID=HEAD_ID, RAY_NODE_TYPE_NAME=HEAD)
-    environment.update(RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_ID, RAY_health_check_failure_threshold="2")
-    with open(folder / "head.log", "ab") as log:
-        started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    head = psutil.Process(started.pid)
-    try:
-        _connect(address, folder, started)
-        yield head
-    finally:
-        ray.shutdown()
+    environment.update(RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_ID, RAY_health_check_failure_threshold="4")
+    environment["RAY_prestart_worker_first_driver"] = "0"  # processes that nobody may need, on a machine that is full
+    repository = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
+    for attempt in range(_ATTEMPTS):
+        with open(folder / "head.log", "wb") as log:
+            started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        head = psutil.Process(started.pid)
+        try:
+            if not _connect(address, folder, started, is_last=attempt + 1 == _ATTEMPTS):
+                continue
+            yield head
+            return
+        finally:
+            ray.shutdown()
+            _end(head)
+            started.wait(20)
+
+
+_ATTEMPTS = 5
+"""To start a head, on a machine that is full."""
+
+
+def _connect(address: str, folder: Path, started: subprocess.Popen[bytes], is_last: bool) -> bool:
+    """Whether the head came up. Fails with its log where it is the last attempt."""
+    until = time.monotonic() + 300
+    while "Ray runtime started" not in (told := (folder / "head.log").read_text()):
+        if started.poll() is not None or time.monotonic() > until:
+            assert not is_last, told[-3000:]
+            return False
+        time.sleep(0.3)
+    ray.init(address=address, log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1")
+    return True
+
+
+def _end(head: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself, and what it started with it
         for process in [*head.children(recursive=True), head]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        started.wait(20)
-
-
-def _connect(address: str, folder: Path, started: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while True:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1")
-            return
-        except (ConnectionError, RuntimeError, ValueError):
-            told = (folder / "head.log").read_text()[-3000:]
-            assert started.poll() is None, told
-            assert time.monotonic() < until, told
-            time.sleep(0.5)
 
 
 def worker_nodes() -> set[str]:

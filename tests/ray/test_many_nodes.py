@@ -122,8 +122,8 @@ def check_training(expected: dict[str, Marker], found: dict[str, Marker]) -> Non
     for stage in ("align", "pretrain-0", "sft-0"):
         losses, others = (markers[stage].summary["losses"] for markers in (expected, found))
         assert len(losses) == found[stage].summary["num_steps"]
-        assert others == [[step, pytest.approx(loss, abs=1e-4)] for step, loss in losses], stage
-    assert found["evaluate-0"].summary["scores"] == pytest.approx(expected["evaluate-0"].summary["scores"], abs=0.05)
+        assert others == [[step, pytest.approx(loss, abs=1e-6)] for step, loss in losses], stage
+    assert found["evaluate-0"].summary["scores"] == expected["evaluate-0"].summary["scores"]
 
 
 def check_captions(alone: Path, folder: Path) -> None:
