@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,8 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 for _name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "VILA2_DEBUG"):  # of whoever runs the tests
     os.environ.pop(_name, None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else programs under test never hear of Ctrl-C
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
