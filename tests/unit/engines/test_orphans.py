@@ -35,6 +35,20 @@ def gone(process: int) -> bool:
         return True
 
 
+def kill(parent: subprocess.Popen[str]) -> None:
+    parent.kill()
+    parent.wait()
+    assert parent.stdout is not None
+    parent.stdout.close()
+
+
+def wait_for_end(process: int) -> None:
+    patience = time.monotonic() + 60
+    while not gone(process):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+
+
 def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -44,13 +58,8 @@ def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     child = int(parent.stdout.readline())
     assert not gone(child)
     assert os.getpgid(child) == child  # Ctrl-C is for the parent alone
-    parent.kill()
-    parent.wait()
-    patience = time.monotonic() + 60
-    while not gone(child):
-        assert time.monotonic() < patience
-        time.sleep(0.01)
-    parent.stdout.close()
+    kill(parent)
+    wait_for_end(child)
     assert not scratch.exists()
 
 
@@ -92,11 +101,6 @@ time.sleep(600)
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    patience = time.monotonic() + 60
-    while not gone(child):
-        assert time.monotonic() < patience
-        time.sleep(0.01)
-    parent.stdout.close()
+    kill(parent)
+    wait_for_end(child)
     assert said.read_text() == "stopped"
