@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
+from vila2_ray.captions.cider import ciders
 from vila2_ray.captions.filters import repeated_ngram_share
-from vila2_ray.captions.words import Ngram, ngrams, words
+from vila2_ray.captions.words import ngrams, words
 
 _ENGLISH = """
 a an the this that these those it its he she they his her their is are was were be been being has have had do does did
@@ -16,8 +16,6 @@ not no some any each other very also
 """
 FUNCTION_WORDS = frozenset(_ENGLISH.split())
 """English words that name nothing; other languages keep all of theirs."""
-_CIDER_ORDERS = (1, 2, 3, 4)
-_CIDER_SIGMA = 6.0
 _START_WORDS = 3
 
 
@@ -89,40 +87,10 @@ def cider(captions: Sequence[str], references: Sequence[str]) -> float:
     """
     if not captions:
         return 0.0
-    wanted = [_ngram_counts(words(reference)) for reference in references]
-    document_frequency = Counter(gram for counts in wanted for gram in counts)
-    idf = {gram: math.log(len(wanted) / num) for gram, num in document_frequency.items()}
-    unseen = math.log(len(wanted))
-    scores = []
-    for caption, reference, counts in zip(captions, references, wanted, strict=True):
-        said = words(caption)
-        penalty = math.exp(-((len(said) - len(words(reference))) ** 2) / (2 * _CIDER_SIGMA**2))
-        scores.append(penalty * _tfidf_cosine(_ngram_counts(said), counts, idf, unseen))
-    return 10 * sum(scores) / len(scores)
+    found = ciders([words(caption) for caption in captions], [[words(reference)] for reference in references])
+    return sum(found) / len(found)
 
 
 def _distinct(tokens: Sequence[Sequence[str]], n: int) -> float:
     found = [gram for said in tokens for gram in ngrams(said, n)]
     return len(set(found)) / len(found) if found else 0.0
-
-
-def _ngram_counts(tokens: Sequence[str]) -> Counter[Ngram]:
-    return Counter(gram for n in _CIDER_ORDERS for gram in ngrams(tokens, n))
-
-
-def _tfidf_cosine(said: Counter[Ngram], wanted: Counter[Ngram], idf: dict[Ngram, float], unseen: float) -> float:
-    """Mean over n-gram orders of the clipped tf-idf cosine."""
-    dot: dict[int, float] = defaultdict(float)
-    norm_said: dict[int, float] = defaultdict(float)
-    norm_wanted: dict[int, float] = defaultdict(float)
-    for gram, num in said.items():
-        weight = idf.get(gram, unseen)
-        dot[len(gram)] += min(num, wanted[gram]) * wanted[gram] * weight**2
-        norm_said[len(gram)] += (num * weight) ** 2
-    for gram, num in wanted.items():
-        norm_wanted[len(gram)] += (num * idf[gram]) ** 2
-    cosines = [
-        dot[n] / math.sqrt(norm_said[n] * norm_wanted[n]) if norm_said[n] * norm_wanted[n] > 0 else 0.0
-        for n in _CIDER_ORDERS
-    ]
-    return sum(cosines) / len(cosines)

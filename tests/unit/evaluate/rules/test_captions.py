@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from vila2_ray.evaluate.rules.captioning import ciders, tokens
+from vila2_ray.captions.cider import ciders
+from vila2_ray.evaluate.rules.captioning import tokens
 from vila2_ray.evaluate.rules.coco_objects import SYNONYMS, names
 from vila2_ray.evaluate.rules.hallucination import named_objects
 
