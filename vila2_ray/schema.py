@@ -115,6 +115,39 @@ HOOK_VERDICT = pa.schema(
 )
 """What an export hook says of each sample: one row per sample of the shard, in shard order."""
 
+PAIR = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),  # hex
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("first_layer", pa.string(), nullable=False),  # alt_text: what the corpus came with
+        pa.field("first_variant", pa.int16(), nullable=False),
+        pa.field("first_text", pa.string(), nullable=False),
+        pa.field("second_layer", pa.string(), nullable=False),
+        pa.field("second_variant", pa.int16(), nullable=False),
+        pa.field("second_text", pa.string(), nullable=False),
+    ]
+)
+"""Two captions of one image that are compared in a study."""
+
+JUDGEMENT = pa.schema(
+    [
+        *(field for field in PAIR if not field.name.endswith("_text")),
+        pa.field("rater", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # person | model
+        pa.field("swapped", pa.bool_(), nullable=False),  # the second one stood on the left
+        pa.field("criterion", pa.string(), nullable=False),  # what was asked; "edit" of an edit
+        pa.field("answer", pa.string(), nullable=False),  # first | second | tie; of an edit first | second
+        pa.field("edit", pa.string()),  # the text that the caption should have been; null unless it is an edit
+        pa.field("voted_at", pa.string(), nullable=False),  # ISO 8601, UTC
+        pa.field("seconds", pa.float32(), nullable=False),  # from showing to voting
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+"""What raters say, as it is exported: one row per criterion of a vote, and one per edit."""
+
 PACK = pa.schema(
     [
         pa.field("sequence", pa.int64(), nullable=False),  # step t is the sequences [t·G, (t+1)·G)

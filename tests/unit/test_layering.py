@@ -35,9 +35,9 @@ LEVELS = (
     ("nodecache", "raydata", "raytasks", "references", "storage", "s3", "globs"),
     ("corpus",),
     ("engines", "engines.live_batching", "engines.live_vllm", "model"),
-    ("recaption", "train", "evaluate", "experts", "recipes"),
+    ("recaption", "train", "evaluate", "experts", "judge", "recipes"),
     ("campaign", "report"),
-    ("cli", "jobs", "serve", "submission"),
+    ("cli", "jobs", "judge.app", "judge.page", "serve", "submission"),
 )
 """Upper ones import lower ones or their equals, never the other way round. The longest fitting name counts."""
 
@@ -65,6 +65,7 @@ PURE += (
     "campaign.pricelist",
     "campaign.spending",
 )
+PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning")
 PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")

@@ -11,6 +11,7 @@ from vila2_ray.corpus.layers import Layer, Parts
 from vila2_ray.corpus.screening import ImageVerdicts, Takedowns
 from vila2_ray.corpus.verdicts import Verdicts
 from vila2_ray.errors import CheckpointError, ConfigError
+from vila2_ray.judge.study import Study
 from vila2_ray.storage import Store
 
 
@@ -57,6 +58,10 @@ class Layout:
     def evaluation_images(self, fingerprint: str) -> ImageVerdicts:
         """Samples compared with evaluation images, for an export."""
         return ImageVerdicts(self.store.sub("verdicts", "release-evaluation", fingerprint[:8]))
+
+    def study(self, name: str) -> Study:
+        """Pairs of captions and what is said of them."""
+        return Study(self.store.sub("judgements", name))
 
     def takedowns(self, uri: str) -> Takedowns:
         """Every takedown list that the campaign has seen, the one at `uri` (it may be "") as it is now included."""
