@@ -52,7 +52,9 @@ def ask_judge(
 
     endpoint = partial(Endpoint, config.judge)
     endpoint()  # an endpoint that cannot work is no stage
-    with ledger.record(f"{JUDGING}{study}") as figures:
+    stage = f"{JUDGING}{study}"
+    budget.check(stage)
+    with ledger.record(stage) as figures:
 
         def note(course: Course) -> None:
             figures.update(

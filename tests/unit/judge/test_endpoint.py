@@ -12,7 +12,6 @@ import pytest
 from fastapi.responses import PlainTextResponse
 
 from tests.unit.judge.models import (
-    AT_ONCE_AGAIN,
     CRITERIA,
     PICTURE,
     Asked,
@@ -252,7 +251,3 @@ def test_odd_answers_raise_nothing_unforeseen(model: Model) -> None:
     ):
         model.say = in_turn(PlainTextResponse(body, media_type="application/json"))
         assert "no words" in judged(model.config()).problem
-
-
-def test_the_waits_of_retries_are_short_here() -> None:
-    assert AT_ONCE_AGAIN, "else these tests would take minutes"
