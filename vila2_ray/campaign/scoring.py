@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,8 +124,7 @@ def evaluate_model(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     results = _results(run, stage, suite)
     if results:
         summary["benchmarks"] = {name: _told(result) for name, result in results.items()}
-        new = (result for name, result in results.items() if result != before.get(name))
-        if charged := sum(result.charged_dollars for result in new):
+        if charged := _charged(before, results):
             summary[CHARGED] = charged
     if stage.is_final:
         summary["skills"] = {skill: _keep_skill(run, stage.model, skill, found) for skill, found in skills.items()}
@@ -184,6 +183,11 @@ def _known(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Resul
     return {name: read_result(store, name) for name in (suite.benchmarks if suite is not None else ())}
 
 
+def _charged(before: Mapping[str, Result | None], now: Mapping[str, Result]) -> float:
+    """Dollars that judges took for what had not been judged before."""
+    return sum(result.charged_dollars for name, result in now.items() if result != before.get(name))
+
+
 def _results(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Result]:
     """What the suite has written. Raises StageFailed where rounds go by a benchmark whose files have changed."""
     results: dict[str, Result] = {}
@@ -209,7 +213,7 @@ def _told(result: Result) -> dict[str, Any]:
         "scores": result.scores,
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "data": result.data,
-        "judge": result.judge,
+        **({"judge": result.judge} if result.judge else {}),
     }
 
 

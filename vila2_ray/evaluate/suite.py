@@ -112,6 +112,8 @@ class Suite:
             opened = open_benchmark(config, self.judge)
             key = self._key(config, opened.digest)
             if (known := self._known(name, key)) is None:
+                if opened.judge is not None:
+                    opened.judge.look()
                 known = self._ask_one(name, config, opened, key, opener(), progress)
             found[name] = known
         return found

@@ -27,6 +27,18 @@ class EndpointJudge:
     input_tokens: int = field(default=0, init=False)
     output_tokens: int = field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        Endpoint(self.config)  # raises ConfigError for what cannot work, before anything is asked
+
+    def look(self) -> None:
+        """See who judges, before there is an answer to lose. Raises ConfigError (key, model) and StageFailed."""
+
+        async def name() -> str:
+            async with Endpoint(self.config) as endpoint:
+                return await endpoint.name()
+
+        self.model = asyncio.run(name())
+
     @property
     def dollars(self) -> float:
         """Charged so far."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.evaluate.published.folders import picture, write_json
 from tests.unit.judge.models import Asked, Model, error, serving
-from vila2_ray.config import BenchmarkConfig
+from vila2_ray.config import BenchmarkConfig, JudgeConfig
 from vila2_ray.engines.fake import FakeEngine
 from vila2_ray.errors import ConfigError, StageFailed
 from vila2_ray.evaluate.suite import Result, Suite, sentence
@@ -31,7 +31,7 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture(autouse=True)
 def _forget(model: Model) -> None:
-    model.say = by_truth
+    model.say, model.models = by_truth, [{"id": "org/judge-7b"}]
     model.asked.clear()
 
 
@@ -96,3 +96,18 @@ def test_mm_vet_goes_by_the_endpoint(model: Model, tmp_path: Path) -> None:
     assert len(model.asked) == 2, "not asked again"
     assert result(model="another").judge == "another"
     assert len(model.asked) == 4, "another judge is another benchmark"
+
+
+def test_a_judge_that_cannot_be_had_is_told_before_the_model_is_asked(model: Model, tmp_path: Path) -> None:
+    config = mm_vet(tmp_path)
+
+    def ask(judge: JudgeConfig) -> None:
+        Suite({"vet": config}, Store(tmp_path / "out"), "abc", judge=judge).ask(lambda: pytest.fail("an engine opened"))
+
+    with pytest.raises(StageFailed, match="cannot be reached"):
+        ask(JudgeConfig(endpoint="http://127.0.0.1:9/v1", model="m", max_retries=0))
+    with pytest.raises(ConfigError, match=r"judge\.key.*not set"):
+        ask(model.config(key="NO_SUCH_KEY"))
+    model.models.append({"id": "another"})
+    with pytest.raises(ConfigError, match=r"judge\.model"):
+        ask(model.config())
