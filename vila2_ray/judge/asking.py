@@ -39,6 +39,8 @@ class Course:
     num_asked: int = 0
     num_problems: int = 0
     """Votes without an answer, with the reason why."""
+    problem: str = ""
+    """The first of them."""
     num_unanswered: int = 0
     """No vote: to be asked again."""
     input_tokens: int = 0
@@ -51,7 +53,8 @@ class Course:
         """For people."""
         known = f", {self.num_known:,} were there" if self.num_known else ""
         told = f"{self.rater}: {self.num_asked:,} votes{known}"
-        told += f", {self.num_problems:,} of the new ones without an answer" if self.num_problems else ""
+        if self.num_problems:
+            told += f", {self.num_problems:,} of the new ones without an answer (for one: {self.problem})"
         if not self.num_asked:
             return told
         tokens = f"{self.input_tokens:,} tokens read, {self.output_tokens:,} written"
@@ -233,6 +236,7 @@ class _Asking:
             course = self.course
             course.num_asked += 1
             course.num_problems += bool(vote.problem)
+            course.problem = course.problem or vote.problem
             course.input_tokens += vote.input_tokens
             course.output_tokens += vote.output_tokens
             self._tell()

@@ -63,7 +63,8 @@ def test_votes_pictures_and_costs(campaign: Campaign, model: Model, capsys: pyte
     assert entry.figures["num_votes"] == 14
     assert (entry.figures["input_tokens"], entry.figures["output_tokens"]) == (1200, 120)
     told = capsys.readouterr().out
-    assert f"{RATER}: 14 votes, 2 of the new ones without an answer; 1,200 tokens read, 120 written, $2.4000" in told
+    assert f"{RATER}: 14 votes, 2 of the new ones without an answer (for one: no picture: image_" in told
+    assert "); 1,200 tokens read, 120 written, $2.4000" in told
     row = campaign.status()[-1]
     assert (row.name, row.state, row.done, row.unit) == ("judge-votes", "done", 14, "votes")
     assert row.dollars == pytest.approx(2.4)
