@@ -15,10 +15,11 @@ from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import observe
 from vila2_ray.campaign.saturation import decide
-from vila2_ray.campaign.scoring import Examination, _results, _suite
+from vila2_ray.campaign.scoring import Examination, _charged, _results, _suite
 from vila2_ray.campaign.state import read_main_scores, read_markers, read_round_scores, write_marker
 from vila2_ray.config import Config, EngineConfig
 from vila2_ray.errors import ConfigError, StageFailed
+from vila2_ray.evaluate.suite import Result
 from vila2_ray.recipe import from_yaml, load_config, to_yaml
 from vila2_ray.storage import Store
 
@@ -144,3 +145,21 @@ def test_rounds_are_not_compared_by_files_that_have_changed(tmp_path: Path) -> N
     run.layout.benchmarks("vlm-1").write_text("pope.json", json.dumps(told))
     with pytest.raises(StageFailed, match=r"evaluate-1: the files of pope have changed.*--from evaluate-0"):
         _results(run, stage, suite)
+
+
+def test_rounds_are_not_compared_by_another_judge(tmp_path: Path) -> None:
+    config = scored(tmp_path, 0.7)
+    finish(config, "pretrain-1", "sft-1")
+    run = observe(Campaign(str(tmp_path)))
+    stage = next(each for each in plans.stages(config) if each.name == "evaluate-1")
+    told = {"name": "pope", "kind": "pope", "num_items": 3, **result(0.9), "judge": "big-vlm"}
+    run.layout.benchmarks("vlm-1").write_text("pope.json", json.dumps(told))
+    with pytest.raises(StageFailed, match=r"evaluate-1: another model judges pope.*--from evaluate-0"):
+        _results(run, stage, _suite(run, stage))
+
+
+def test_judges_are_paid_for_what_they_judged_now() -> None:
+    known, new = (Result("a", "mmvet", "score", {"score": x}, charged_dollars=0.5) for x in (0.1, 0.2))
+    assert _charged({"a": None, "b": new}, {"a": known, "b": new}) == 0.5
+    assert _charged({"a": known}, {"a": new}) == 0.5
+    assert _charged({"a": known}, {"a": known}) == 0.0
