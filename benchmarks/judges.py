@@ -6,7 +6,7 @@ makes up is known: things that are not there, or are named more often than they 
 printed there. Then, on one and the same half of the scenes:
 
 - *filters*: every flag, and borders on log-probabilities and agreement, as detectors of captions that hallucinate.
-  The recommended setting is the one that tells best (recall less false alarms) on the other half of the scenes;
+  The setting that tells best (recall less false alarms) is chosen on the other half of the scenes;
 - *pick*: which of a scene's sampled captions each rule takes, beside the first, the shortest and the best there is;
 - *VLM judge*: the served model (`vila2 serve`, asked through OpenAI's client). By questions that it was taught: a
   caption is judged to hallucinate where an answer contradicts it. And by the rubric, two captions at a time, in both
@@ -18,7 +18,7 @@ printed there. Then, on one and the same half of the scenes:
 
 `--campaign` names one or more finished campaigns, which are only read; without it a campaign of one round is run below
 `--work` first. Captions and answers are kept there, so the benchmark resumes. The last line is one JSON object:
-`filter_precision`, `filter_recall` of the recommended setting, and more; medians over the campaigns.
+`filter_precision`, `filter_recall` of that setting, and more; medians over the campaigns.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class RubricJudge:
 
 
 def wording(couple: Couple) -> str:
-    """As short as it can be said: a tiny model has no room for more."""
+    """As short as it can be said: the tiny recipe's models have 512 positions, of which a picture takes its share."""
     criterion = CRITERIA["hallucination"]
     asks = f"Which caption {criterion.asks} {criterion.hint}"
     answer = 'Answer in JSON: {"hallucination": "A"}, "B" or "tie".'

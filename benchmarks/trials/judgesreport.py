@@ -10,11 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from trials.judging import Result, Row, Writer
+from trials.judging import BEST, Result, Row, Writer
 from trials.models import processor, spread
 
-DETECTED = ("precision", "recall", "false_alarms", "flagged", "gain")
+DETECTED = ("precision", "recall", "false_alarms", "flagged", "gain", "gain_as_long")
 PICKED = ("hallucinating", "object_precision", "object_recall", "object_f1", "picked")
+_KINDS = ("exist", "count", "sign", "where", "describe", "any")
 PREFERRED = ("accuracy", "as_long", "decided", "answered")
 
 
@@ -27,21 +28,23 @@ def median(row: Row, score: str) -> float:
 def figures(result: Result) -> dict[str, float | None]:
     """Medians over the campaigns."""
     drawn, greedy = {row.name: row for row in result.drawn}, {row.name: row for row in result.greedy}
-    recommended = drawn["**recommended**"]
+    best = drawn[BEST]
     own = "the campaign's own filters"
     found = {
-        "filter_precision": median(recommended, "precision"),
-        "filter_recall": median(recommended, "recall"),
-        "filter_false_alarms": median(recommended, "false_alarms"),
-        "base_rate": median(recommended, "base_rate"),
+        "filter_precision": median(best, "precision"),
+        "filter_recall": median(best, "recall"),
+        "filter_false_alarms": median(best, "false_alarms"),
+        "filter_flagged": median(best, "flagged"),
+        "base_rate": median(best, "base_rate"),
         "greedy_base_rate": median(greedy[own], "base_rate"),
     }
-    for name, rows in (("own_filters", drawn), ("greedy_own_filters", greedy)):
-        found |= {f"{name}_{score}": median(rows[own], score) for score in ("precision", "recall")}
-    for kind, row in zip(("exist", "count", "sign", "where", "describe", "any"), result.questions, strict=True):
-        found |= {f"vlm_{kind}_{score}": median(row, score) for score in ("precision", "recall", "gain")}
+    for prefix, filtered in (("own_filters", drawn[own]), ("greedy_own_filters", greedy[own])):
+        found |= {f"{prefix}_{score}": median(filtered, score) for score in ("precision", "recall")}
+    for judge, rows in (("vlm", result.questions), ("other_vlm", result.others)):
+        for kind, row in zip(_KINDS if rows else (), rows, strict=True):
+            found |= {f"{judge}_{kind}_{score}": median(row, score) for score in (*DETECTED[:2], *DETECTED[-2:])}
     for row in result.pairs:
-        found[f"pair_accuracy: {row.name}"] = median(row, "accuracy")
+        found |= {f"pair_{score}: {row.name}": median(row, score) for score in ("accuracy", "as_long")}
     for row in result.picks:
         found[f"picked_hallucinating: {row.name}"] = median(row, "hallucinating")
     found |= {f"rubric: {name}": value for name, value in result.rubric.items()}
@@ -71,12 +74,14 @@ def text(result: Result, writers: Sequence[Writer]) -> str:
     first = writers[0]
     scenes, captions = len(first.by_scene()), len(first.reported(first.drawn))
     rate, greedy = result.drawn[0].pooled["base_rate"].value, result.greedy[0].pooled["base_rate"].value
-    rubric = ", ".join(f"{name} {value:.3g}" for name, value in result.rubric.items())
+    rubric = ", ".join(f"{name} {value:g}" for name, value in result.rubric.items())
     parts = [
         f"Reported: {scenes} scenes, {captions} sampled captions of each campaign, of which {rate:.0%} hallucinate (of "
-        f"the greedy ones {greedy:.0%}). Whoever flags at random has that precision and a gain of 0. Cells: all "
-        "campaigns together [95 % of resamples of the scenes]; the last column: median (min–max) of the campaigns.",
-        f"Recommended, chosen on as many other scenes: `{result.recommended}`.",
+        f"the greedy ones {greedy:.0%}). Whoever flags at random has that precision and a gain of 0. Who names more is "
+        "wrong more often, so a judge may do no more than count: `gain_as_long` compares captions that name as many "
+        "things. Cells: all campaigns together [95 % of resamples of the scenes]; the last column: median (min–max) of "
+        "the campaigns.",
+        f"What tells best (recall less false alarms) on as many other scenes: `{result.best}`.",
         "## Filters, sampled captions\n\n" + _flag_table(result.drawn),
         "## Filters, greedy captions\n\n" + _flag_table(result.greedy),
         "## Pick\n\n" + table("picked by", result.picks, PICKED),
@@ -116,7 +121,7 @@ def write_report(
         head = f"# Judges, {date.today().isoformat()}\n\n{made}\n\n"
         (to / "judges.md").write_text(f"{head}{shown}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
         rows = {name: [_plain(row) for row in getattr(result, name)] for name in _TABLES}
-        whole = {"command": command, "figures": last, "recommended": str(result.recommended), **rows}
+        whole = {"command": command, "figures": last, "best_setting": str(result.best), **rows}
         (to / "judges.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     return shown, last
 

@@ -1,9 +1,10 @@
-"""Examines every judge of captions against the truth, over all campaigns together and over each alone. Pure."""
+"""Examines every judge of captions against the truth, over all campaigns together and over each alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby, product
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from vila2_ray.evaluate.rules.tally import Estimate
 from vila2_ray.judge.study import Answer
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-MEAN_LOGPROBS = (-1.0, -0.5, -0.3, -0.2, -0.1, -0.05)
+MEAN_LOGPROBS = (-1.0, -0.5, -0.3, -0.2, -0.1, -0.05, -0.03, -0.02)
 AGREEMENTS = (0.5, 0.7, 0.8, 0.9, 0.95)
 KINDS = {
     EXIST: "“is there a …?” of each thing named",
@@ -46,6 +47,7 @@ KINDS = {
     DESCRIBE: "asked for a greedy description: names what that does not",
 }
 ALL = "all questions"
+BEST = "**what tells best**"
 CROWDED = "no judge: names three things or more"
 
 
@@ -92,7 +94,7 @@ class Row(NamedTuple):
 class Result:
     """All tables. Rows are called by what they judge with."""
 
-    recommended: Setting
+    best: Setting
     greedy: list[Row]
     """Filters on greedy captions."""
     drawn: list[Row]
@@ -112,11 +114,11 @@ def examined(writers: Sequence[Writer]) -> Result:
     """Everything, on the reported half of the scenes. Raises ValueError where there are none."""
     if not any(writer.by_scene() for writer in writers):
         raise ValueError("there are no scenes to report on")
-    recommended = _recommended(writers)
+    best = _best(writers)
     return Result(
-        recommended=recommended,
-        greedy=_filter_rows(writers, "greedy", recommended),
-        drawn=_filter_rows(writers, "drawn", recommended),
+        best=best,
+        greedy=_filter_rows(writers, "greedy", best),
+        drawn=_filter_rows(writers, "drawn", best),
         picks=[_row(name, writers, _picking(by, border), quality) for name, by, border in _PICKS],
         questions=_question_rows(writers, [(writer, writer) for writer in writers]),
         pairs=_pair_rows(writers),
@@ -159,13 +161,13 @@ def _by_flags(filters: FiltersConfig | None, flag: str = "") -> Detector:
 
 def _judged(writer: Writer, layer: Sequence[Told], detector: Detector, reported: bool = True) -> list[Judged]:
     return [
-        Judged(t.caption.scene, t.hallucinates, flagged)
+        Judged(t.caption.scene, t.hallucinates, flagged, len(t.things))
         for t, flagged in zip(layer, detector(writer, layer), strict=True)
         if is_reported(t.caption.scene) == reported
     ]
 
 
-def _recommended(writers: Sequence[Writer]) -> Setting:
+def _best(writers: Sequence[Writer]) -> Setting:
     """Of what the filters' configuration can say, the best on sampled captions of the other half of the scenes."""
     settings = [
         Setting(min_mean_logprob=mean, drop_lowest_min_logprob_share=share, others=True)
@@ -183,9 +185,9 @@ def _recommended(writers: Sequence[Writer]) -> Setting:
     return best_setting(settings, judged)
 
 
-def _filter_rows(writers: Sequence[Writer], layer: str, recommended: Setting) -> list[Row]:
+def _filter_rows(writers: Sequence[Writer], layer: str, best: Setting) -> list[Row]:
     rules: list[tuple[str, Detector]] = [
-        ("**recommended**", _by_setting(recommended)),
+        (BEST, _by_setting(best)),
         ("the campaign's own filters", _by_flags(None)),
         ("default filters", _by_flags(FiltersConfig())),
         *((f"default filters: {flag.value} alone", _by_flags(FiltersConfig(), flag.value)) for flag in FLAGS),
@@ -235,6 +237,10 @@ def _objected(judge: Writer, kind: str, t: Told) -> int:
     return sum(found.values()) if kind == ALL else found[kind]
 
 
+def _unobjected(kind: str, judge: Writer, t: Told) -> int:
+    return -_objected(judge, kind, t)
+
+
 def _question_rows(writers: Sequence[Writer], couples: Sequence[tuple[Writer, Writer]]) -> list[Row]:
     """`couples`: judge and writer. A campaign's own figures are those of its model as a judge."""
     rows = []
@@ -242,7 +248,7 @@ def _question_rows(writers: Sequence[Writer], couples: Sequence[tuple[Writer, Wr
 
         def judged(judge: Writer, kind: str = kind) -> list[Judged]:
             return [
-                Judged(t.caption.scene, t.hallucinates, _objected(judge, kind, t) > 0)
+                Judged(t.caption.scene, t.hallucinates, _objected(judge, kind, t) > 0, len(t.things))
                 for asked, writer in couples
                 if asked is judge
                 for t in writer.reported(writer.drawn)
@@ -286,7 +292,7 @@ def _pair_rows(writers: Sequence[Writer]) -> list[Row]:
         "agreement": lambda writer, t: t.agreement,
     }
     for kind in (*KINDS, ALL):
-        scores[f"VLM, fewer objections: {kind}"] = lambda writer, t, kind=kind: -_objected(writer, kind, t)
+        scores[f"VLM, fewer objections: {kind}"] = partial(_unobjected, kind)
 
     def preferred(writer: Writer, score: Callable[[Writer, Told], float]) -> list[tuple[Told, Told, float | None]]:
         there = pairs(writer.reported(writer.drawn))
@@ -322,7 +328,7 @@ def _rubric_figures(writers: Sequence[Writer]) -> dict[str, float]:
     return found
 
 
-def _row(name: str, writers: Sequence[Writer], given: Callable, scores: Callable) -> Row:  # type: ignore[type-arg]
+def _row(name: str, writers: Sequence[Writer], given: Callable, scores: Callable) -> Row:
     """`given`: what a writer gives to be scored."""
     each = [given(writer) for writer in writers]
     pooled = [one for found in each for one in found]

@@ -103,7 +103,7 @@ class Setting:
         return [
             (self.others and bool(said))
             or not t.caption.mean_logprob >= self.min_mean_logprob
-            or np.float32(t.caption.min_logprob) < threshold
+            or bool(np.float32(t.caption.min_logprob) < threshold)
             or t.agreement < self.min_agreement
             for t, said in zip(layer, flags, strict=True)
         ]
@@ -141,6 +141,8 @@ class Judged:
     scene: int
     hallucinates: bool
     is_flagged: bool
+    num_things: int = 0
+    """That it names: who names more is wrong more often, and a judge may do no more than count."""
 
 
 def detection(judged: Sequence[Judged]) -> dict[str, Estimate]:
@@ -148,28 +150,35 @@ def detection(judged: Sequence[Judged]) -> dict[str, Estimate]:
 
     precision: of the flagged, those that hallucinate · recall: of those that hallucinate, the flagged · false_alarms:
     of those that do not, the flagged · flagged · base_rate: those that hallucinate · gain: recall less false alarms,
-    0 for whoever does not look (Youden's J).
+    0 for whoever does not look (Youden's J) · gain_as_long: the same among captions that name as many things, with the
+    weights of Mantel and Haenszel.
     """
-    return _estimate(
-        [
-            (
-                one.scene,
-                {
-                    "num": 1.0,
-                    "bad": float(one.hallucinates),
-                    "flagged": float(one.is_flagged),
-                    "hit": float(one.hallucinates and one.is_flagged),
-                },
-            )
-            for one in judged
-        ],
-        _detected,
-    )
+    return _estimate([(one.scene, _counts(one)) for one in judged], _detected)
+
+
+_LENGTHS = ("0", "1", "2", "3", "more")
+
+
+def _counts(one: Judged) -> Tally:
+    bad, flagged = float(one.hallucinates), float(one.is_flagged)
+    tally = dict.fromkeys((f"{name}|{length}" for name in ("num", "bad", "flagged", "hit") for length in _LENGTHS), 0.0)
+    length = _LENGTHS[min(one.num_things, len(_LENGTHS) - 1)]
+    return tally | {
+        f"num|{length}": 1.0,
+        f"bad|{length}": bad,
+        f"flagged|{length}": flagged,
+        f"hit|{length}": bad * flagged,
+    }
 
 
 def _detected(sums: Sums) -> Scores:
-    num, bad, flagged, hit = (sums[name] for name in ("num", "bad", "flagged", "hit"))
+    by_length = {name: [sums[f"{name}|{length}"] for length in _LENGTHS] for name in ("num", "bad", "flagged", "hit")}
+    num, bad, flagged, hit = (sum(found, np.zeros(())) for found in by_length.values())
     recall, false_alarms = ratio(hit, bad), ratio(flagged - hit, num - bad)
+    over, under = np.zeros_like(num), np.zeros_like(num)
+    for n, b, f, h in zip(*by_length.values(), strict=True):
+        over += np.nan_to_num(ratio(h * (n - b) - (f - h) * b, n))
+        under += np.nan_to_num(ratio(b * (n - b), n))
     return {
         "precision": ratio(hit, flagged),
         "recall": recall,
@@ -177,6 +186,7 @@ def _detected(sums: Sums) -> Scores:
         "flagged": ratio(flagged, num),
         "base_rate": ratio(bad, num),
         "gain": recall - false_alarms,
+        "gain_as_long": ratio(over, under),
     }
 
 

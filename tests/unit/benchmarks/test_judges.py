@@ -93,6 +93,20 @@ def test_precision_and_recall_are_of_those_that_hallucinate() -> None:
     assert none["recall"].value == 0
 
 
+def test_who_only_counts_things_gains_nothing_among_captions_as_long() -> None:
+    short = [Judged(n, n < 1, False, 1) for n in range(4)]  # one of four hallucinates
+    long = [Judged(n, n < 3, True, 3) for n in range(4)]  # three of four do, and all of them are flagged
+    found = detection([*short, *long])
+    assert found["gain"].value == pytest.approx(3 / 4 - 1 / 4)
+    assert found["gain_as_long"].value == 0
+    knows = detection([replace(one, is_flagged=one.hallucinates) for one in (*short, *long)])
+    assert knows["gain_as_long"].value == 1
+    half = [Judged(0, True, True, 2), Judged(0, True, False, 2), Judged(0, False, False, 2)]
+    assert detection([*half, *long])["gain_as_long"].value == pytest.approx(
+        (1 / 2 * 2 / 3 + 0 * 3 / 4) / (2 / 3 + 3 / 4)
+    )
+
+
 def test_intervals_are_over_scenes_not_captions() -> None:
     many = [Judged(scene, True, scene < 5) for scene in range(10) for _ in range(8)]
     alone = [Judged(n, True, n < 40) for n in range(80)]
