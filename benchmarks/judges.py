@@ -39,6 +39,7 @@ from trials.written import Scene, checkpoint, compose_scenes, prompt, write
 
 from vila2_ray.campaign import Campaign
 from vila2_ray.campaign.runner import run
+from vila2_ray.model.loading import checkpoint_digest
 from vila2_ray.progress import LineProgress
 
 SCENES_SEED = 1000
@@ -61,7 +62,7 @@ class Course:
     def kept(self, what: str, campaign: Campaign) -> Path:
         """A file of one campaign's checkpoint and of these settings."""
         said = [len(self.scenes), self.drawn, self.temperature, self.num_pairs, self.model]
-        key = json.dumps([campaign.uri, str(checkpoint(campaign, self.model)), *said])
+        key = json.dumps([campaign.uri, checkpoint_digest(checkpoint(campaign, self.model)), *said])
         return self.work / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.json"
 
     def writer(self, number: int, campaign: Campaign) -> Writer:
@@ -121,6 +122,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-judges"))
     parser.add_argument("--to", type=Path, help="folder for the dated result")
     args = parser.parse_args()
+    if args.scenes < 2 or args.drawn < 2:
+        parser.error("at least two scenes, one to choose on and one to report, and two captions of each")
     if args.quick:
         args.scenes, args.pairs, args.work = min(args.scenes, 40), min(args.pairs, 10), args.work / "quick"
     args.work.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def figures(result: Result) -> dict[str, float | None]:
     for row in result.picks:
         found[f"picked_hallucinating: {row.name}"] = median(row, "hallucinating")
     found |= {f"rubric: {name}": value for name, value in result.rubric.items()}
-    found |= {f"flattery: {kind}": value for kind, value in result.flattery.items()}
+    found |= {f"flattery: {kind}": found.value for kind, found in result.flattery.items()}
     return {name: None if math.isnan(value) else round(value, 4) for name, value in found.items()}
 
 
@@ -91,10 +91,15 @@ def text(result: Result, writers: Sequence[Writer]) -> str:
         f"{rubric}.\n\n" + table("prefers", result.pairs, PREFERRED),
     ]
     if result.others:
-        told = "; ".join(f"{kind} {100 * value:+.1f}" for kind, value in result.flattery.items())
+        told = "; ".join(
+            f"{kind} {100 * value:+.1f} [{100 * low:+.1f} to {100 * high:+.1f}]"
+            for kind, (value, low, high) in result.flattery.items()
+            if not math.isnan(value)
+        )
         parts.append(
             "## Teacher and pupil: questions about the other campaigns' captions\n\nBy how many points more of its own "
-            "hallucinating captions a model lets pass than of others', lenient judges and easy writers taken out: "
+            "hallucinating captions a model lets pass than of others' [95 % of resamples], lenient judges and easy "
+            "writers taken out: "
             f"{told}.\n\n" + table(_CONTRADICTED, result.others, DETECTED)
         )
     return "\n\n".join(parts)
@@ -122,6 +127,7 @@ def write_report(
         (to / "judges.md").write_text(f"{head}{shown}\n\n```json\n{json.dumps(last)}\n```\n", "utf-8")
         rows = {name: [_plain(row) for row in getattr(result, name)] for name in _TABLES}
         whole = {"command": command, "figures": last, "best_setting": str(result.best), **rows}
+        whole["flattery"] = {kind: [_number(value) for value in found] for kind, found in result.flattery.items()}
         (to / "judges.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     return shown, last
 

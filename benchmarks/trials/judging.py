@@ -18,12 +18,14 @@ from trials.verdicts import (
     WHERE,
     Asked,
     Judged,
+    Passed,
     Setting,
     Told,
     best_setting,
     by_score,
     detection,
     flags_of,
+    flattery,
     objections,
     pairs,
     picked,
@@ -106,7 +108,7 @@ class Result:
     rubric: dict[str, float]
     others: list[Row]
     """The VLM judge on captions of the other campaigns' models; empty with one campaign."""
-    flattery: dict[str, float]
+    flattery: dict[str, Estimate]
     """Kind of question → by how much more of its own hallucinating captions a model lets pass than of others'."""
 
 
@@ -258,26 +260,18 @@ def _question_rows(writers: Sequence[Writer], couples: Sequence[tuple[Writer, Wr
     return rows
 
 
-def _flattery(writers: Sequence[Writer]) -> dict[str, float]:
-    """Mean over ordered couples of judges (i, j) of what i lets pass of its own, less what j lets pass of i's, less
-    the same difference on captions of j: so that neither a lenient judge nor an easy writer counts.
-    """
-    if len(writers) < 2:
-        return {}
+def _flattery(writers: Sequence[Writer]) -> dict[str, Estimate]:
+    """By kind of question; empty with one campaign."""
 
-    def passed(judge: Writer, writer: Writer, kind: str) -> float:
-        bad = [t for t in writer.reported(writer.drawn) if t.hallucinates]
-        return sum(_objected(judge, kind, t) == 0 for t in bad) / len(bad) if bad else 0.0
-
-    found = {}
-    for kind in (*KINDS, ALL):
-        share = {(j.number, w.number): passed(j, w, kind) for j in writers for w in writers}
-        numbers = [writer.number for writer in writers]
-        differences = [
-            (share[i, i] - share[j, i] - share[i, j] + share[j, j]) / 2 for i in numbers for j in numbers if i < j
+    def passed(kind: str) -> list[Passed]:
+        return [
+            Passed(t.caption.scene, judge.number, writer.number, _objected(judge, kind, t) == 0)
+            for judge, writer in product(writers, writers)
+            for t in writer.reported(writer.drawn)
+            if t.hallucinates
         ]
-        found[kind] = sum(differences) / len(differences)
-    return found
+
+    return {kind: flattery(passed(kind)) for kind in (*KINDS, ALL)} if len(writers) > 1 else {}
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------

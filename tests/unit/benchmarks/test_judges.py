@@ -229,7 +229,7 @@ def test_all_tables_are_of_the_reported_half(tmp_path: Path) -> None:
     assert result.greedy[0].pooled["base_rate"].value == 1.0
     assert result.drawn[0].pooled["base_rate"].value == pytest.approx(1 / 3)
     # the lenient judge lets pass its own, the strict one none of anybody's: that is no flattery
-    assert result.flattery[EXIST] == 0.0
+    assert result.flattery[EXIST].value == 0.0
     assert result.rubric == {"asked": 8.0, "unreadable": 0.25, "refused": 0.0, "same under swap": 1.0}
     rubric = result.pairs[-1]
     assert rubric.pooled["accuracy"].value == pytest.approx(3 / 4)
@@ -248,4 +248,4 @@ def test_flattery_is_what_a_model_lets_pass_of_its_own_alone() -> None:
     says_no_to_pandas = {(scene, "is there a panda?"): "no" for scene in (0, 1)}
     says_no_to_frogs = {(scene, "is there a frog?"): "no" for scene in (0, 1)}
     result = examined([replace(first, answers=says_no_to_pandas), replace(second, answers=says_no_to_frogs)])
-    assert result.flattery[EXIST] == 1.0
+    assert result.flattery[EXIST].value == 1.0
