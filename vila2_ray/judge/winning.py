@@ -15,7 +15,7 @@ import numpy as np
 from vila2_ray.evaluate.rules.tally import RESAMPLES, Estimate, middle, ratio
 from vila2_ray.judge.agreement import AgainstPeople, Agreement, Steadiness, against_people, agreement, steadiness
 from vila2_ray.judge.pairs import Couple, couple_name
-from vila2_ray.judge.study import ANSWERS, Pair, Vote
+from vila2_ray.judge.study import ANSWERS, Pair, Study, Vote
 
 PEOPLE = "people"
 
@@ -63,6 +63,14 @@ class Figures:
     """Of people, by criterion; only where several judged the same pairs."""
     steadiness: tuple[Steadiness, ...]
     against_people: tuple[AgainstPeople, ...]
+
+
+def figures_of(study: Study) -> Figures:
+    """All figures of a study as it is now: reads every vote. Raises ConfigError where there is no such study."""
+    told = study.told()
+    drawn_by = told["drawn_by"]
+    equal = {couple: drawn_by.get("equal", {}).get(couple, 0) for couple in drawn_by.get("couples", ())}
+    return figures(study.pairs(), study.votes(), told["criteria"], equal)
 
 
 def figures(
