@@ -115,7 +115,9 @@ def _summary(study: Study, votes: dict[str, set[str]]) -> StudySummary:
     told = study.told()
     return StudySummary(
         name=study.name,
-        layers=tuple(dict.fromkeys(":".join(told["drawn_by"].get("couples", ())).split(":"))),
+        layers=tuple(
+            dict.fromkeys(layer for couple in told["drawn_by"].get("couples", ()) for layer in couple.split(":"))
+        ),
         criteria=tuple(told["criteria"]),
         num_pairs=study.store.num_rows("pairs.parquet"),
         num_equal=sum(told["drawn_by"].get("equal", {}).values()),

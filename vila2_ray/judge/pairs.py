@@ -206,7 +206,7 @@ class _Reader:
             by_shard.setdefault((source, shard), {})[row] = variants
         with ThreadPoolExecutor(_THREADS) as pool:
             found: dict[_Key, tuple[str, dict[str, Shown]]] = {}
-            for some in pool.map(lambda entry: self._shown(*entry[0], entry[1]), by_shard.items()):
+            for some in pool.map(self._shown, by_shard, by_shard.values()):
                 found.update(some)
         return found
 
@@ -232,8 +232,9 @@ class _Reader:
         return min(variants, key=lambda variant: _hash(self.draw.seed, "variant", layer, *key, variant))
 
     def _shown(
-        self, source: str, shard: str, rows: dict[int, dict[str, int]]
+        self, place: tuple[str, str], rows: dict[int, dict[str, int]]
     ) -> dict[_Key, tuple[str, dict[str, Shown]]]:
+        source, shard = place
         ids: dict[int, str] = {}
         shown: dict[int, dict[str, Shown]] = {row: {} for row in rows}
         for side in self.sides.values():

@@ -42,7 +42,7 @@ class WinRate:
     rate: Estimate
     """Share of the images that `second` wins, ties half."""
     rate_without_ties: Estimate
-    """Share of the wins that are `second`'s, as in the paper's table; not a number where nobody wins."""
+    """Share of the wins that are `second`'s; not a number where nobody wins."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.judge.voting import votes
+from tests.unit.judge.voting import pairs, votes
 from tests.unit.report.test_collect import FAILED, FLAGGED, ROWS, make_campaign
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.studies import (
@@ -19,6 +19,8 @@ from vila2_ray.campaign.studies import (
     parse_couples,
 )
 from vila2_ray.errors import ConfigError, CorpusError
+from vila2_ray.judge.study import Study
+from vila2_ray.judge.winning import figures_of
 
 LAYERS = ("alt_text", "round-1", "round-2")
 
@@ -38,10 +40,10 @@ def campaign(made: Campaign) -> Iterator[Campaign]:
 def test_a_study_is_of_what_the_filters_keep(campaign: Campaign) -> None:
     assert default_layers(campaign) == list(LAYERS)
     study = draw_study(campaign, "votes", LAYERS, 100, ["overall"], 0)
-    pairs = study.pairs()
-    assert {pair.row for pair in pairs if pair.first.layer == "alt_text"} == set(range(1, ROWS)) - {FAILED, FLAGGED}
-    assert {pair.row for pair in pairs if pair.first.layer == "round-1"} == set(range(ROWS)) - {FAILED, FLAGGED}
-    assert {(pair.first.text, pair.second.text) for pair in pairs} == {
+    drawn = study.pairs()
+    assert {pair.row for pair in drawn if pair.first.layer == "alt_text"} == set(range(1, ROWS)) - {FAILED, FLAGGED}
+    assert {pair.row for pair in drawn if pair.first.layer == "round-1"} == set(range(ROWS)) - {FAILED, FLAGGED}
+    assert {(pair.first.text, pair.second.text) for pair in drawn} == {
         ("a dog", "a small dog at the left."),
         ("a dog", "a small cat at the left."),
         ("a small dog at the left.", "a small cat at the left."),
@@ -101,6 +103,12 @@ def test_wishes_that_cannot_be(campaign: Campaign, changed: dict, told: str) -> 
     with pytest.raises(ConfigError, match=told):
         draw_study(campaign, **wish)
     assert list_studies(campaign) == []
+
+
+def test_a_study_of_other_origin_is_listed_as_well(campaign: Campaign) -> None:
+    Study.draw(campaign.layout.study("made").store, pairs(3), {"by": "hand"}, ["detail"])
+    assert list_studies(campaign) == [StudySummary("made", (), ("detail",), 3, 0, {})]
+    assert figures_of(open_study(campaign, "made")).num_pairs == 3
 
 
 def test_couples_by_name() -> None:

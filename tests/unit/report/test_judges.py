@@ -54,7 +54,7 @@ def test_the_page_shows_them() -> None:
     assert page.errors == []
     assert "What judges say" in page.text
     assert "Study <i>" in page.text
-    assert "Round 1 against alt text, model:<b>" in page.text
+    assert "Round 1 against alt text model:<b>: 48 images" in page.text
     assert "Krippendorff" in page.text
     assert "What judges say" not in Page(render(example())).text
     empty = figures(pairs(2), [], ["detail"], {})
