@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet as pq
 
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.judge.study import ANSWERS, Pair, Study, Vote, sorted_by
@@ -26,6 +27,7 @@ from vila2_ray.storage import Store, split_uri
 EDIT = "edit"
 """In place of a criterion: the row is a correction of `answer`'s text."""
 _RUNS = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
+_PARQUET = b"PAR1"
 _REMEDY = "Write it with vila2 judge export"
 
 
@@ -42,7 +44,7 @@ def judgements(pairs: Iterable[Pair], votes: Iterable[Vote]) -> pa.Table:
 
 def write_judgements(study: Study, uri: str) -> int:
     """Write all votes of a study to a .csv or .parquet file; how many rows. Raises ConfigError for another ending."""
-    ending, (folder, name) = _ending(uri, "--to"), split_uri(uri)
+    ending, (folder, name) = _ending(uri), split_uri(uri)
     table = judgements(study.pairs(), study.votes())
     if ending == "parquet":
         Store(folder).write_table(name, table)
@@ -52,21 +54,24 @@ def write_judgements(study: Study, uri: str) -> int:
 
 
 def read_judgements(uri: str) -> pa.Table:
-    """Rows of schema JUDGEMENT from a file that `write_judgements` wrote, whatever the order of its columns.
+    """Rows of schema JUDGEMENT from a CSV or Parquet file, whatever the order of its columns.
 
-    Raises ConfigError for another ending than .csv or .parquet, StorageError where there is no file, CorpusError for
-    one that holds something else.
+    Raises StorageError where there is no file, CorpusError for one that holds something else.
     """
-    ending, (folder, name) = _ending(uri, "votes"), split_uri(uri)
+    folder, name = split_uri(uri)
     store = Store(folder)
-    table = store.read_table(name) if ending == "parquet" else _from_csv(store.read_bytes(name), store.path(name))
-    return _checked(table, store.path(name))
+    data, where = store.read_bytes(name), store.path(name)
+    try:
+        table = pq.read_table(io.BytesIO(data)) if data.startswith(_PARQUET) else _from_csv(data)
+    except pa.ArrowInvalid as error:
+        raise CorpusError(where, f"is no file of judgements ({str(error).splitlines()[0]})", _REMEDY) from error
+    return _checked(table, where)
 
 
-def _ending(uri: str, field: str) -> str:
+def _ending(uri: str) -> str:
     ending = uri.rpartition(".")[2].lower()
     if ending not in ("csv", "parquet"):
-        raise ConfigError(field, uri, "name a file that ends with .csv or .parquet")
+        raise ConfigError("--to", uri, "name a file that ends with .csv or .parquet")
     return ending
 
 
@@ -95,17 +100,14 @@ def _to_csv(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _from_csv(data: bytes, where: str) -> pa.Table:
+def _from_csv(data: bytes) -> pa.Table:
     reading = pyarrow.csv.ConvertOptions(
         column_types={field.name: field.type for field in JUDGEMENT},
         true_values=["true", "TRUE", "True"],
         false_values=["false", "FALSE", "False"],
     )
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    try:
-        table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=reading)
-    except pa.ArrowInvalid as error:
-        raise CorpusError(where, f"is no file of judgements ({str(error).splitlines()[0]})", _REMEDY) from error
+    table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=reading)
     return _each_text(table, lambda text: text[1:] if text.startswith("'") and _RUNS.match(text) else text)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vila2_ray.errors import ConfigError, CorpusError, StorageError
 from vila2_ray.judge.export import judgements, read_judgements, write_judgements
@@ -63,6 +67,17 @@ def test_every_text_comes_back_as_it_was(tmp_path: Path, ending: str) -> None:
     assert (rows[0]["second_layer"], rows[0]["second_variant"], rows[0]["swapped"]) == ("round-1", 1, True)
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4))
+def test_any_text_comes_back(texts: list[str]) -> None:
+    said = [Vote("f00", "ann", "person", False, {}, 1.0, {"second": text}, text) for text in texts]
+    table = judgements([PAIR], said)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Study(Store(folder))
+        with patch.object(made, "pairs", lambda: [PAIR]), patch.object(made, "votes", lambda: said):
+            write_judgements(made, f"{folder}/votes.csv")
+        assert read_judgements(f"{folder}/votes.csv").equals(table)
+
+
 def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
     write_judgements(study(tmp_path), str(tmp_path / "votes.csv"))
     with open(tmp_path / "votes.csv", newline="", encoding="utf-8") as file:
@@ -102,6 +117,7 @@ def test_a_study_without_votes(tmp_path: Path) -> None:
     [
         (b"", "is no file of judgements"),
         (b"a,b\n1,2\n", "no column 'pair_id'"),
+        (b"PAR1 and no more", "is no file of judgements"),
         (b"\xff\xfe\x00", "is no file of judgements|no column"),
     ],
 )
@@ -120,4 +136,4 @@ def test_impossible_answers_and_files_that_are_not_there(tmp_path: Path) -> None
     with pytest.raises(StorageError, match="no such file"):
         read_judgements(str(tmp_path / "none.csv"))
     with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
-        read_judgements(str(tmp_path / "none.xlsx"))
+        write_judgements(study(tmp_path), str(tmp_path / "none.xlsx"))
