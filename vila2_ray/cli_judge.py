@@ -28,7 +28,7 @@ class Variant(str, Enum):
 @app.command()
 def draw(
     campaign: CampaignUri,
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="LAYER", hidden=True)] = None,
     study: StudyName = "votes",
     layers: Annotated[
         list[str] | None,
