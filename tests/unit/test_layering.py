@@ -65,7 +65,7 @@ PURE += (
     "campaign.pricelist",
     "campaign.spending",
 )
-PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning")
+PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning", "judge.agreement", "judge.export")
 PURE += ("judge.asking", "judge.endpoint", "judge.openanswers", "judge.verdict")
 PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
