@@ -70,6 +70,7 @@ def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         pick=replace(config.pick, by="none", scorer="") if skill else config.pick,
         previous=run.captions(before) if has_before else None,
         check=check,
+        votes=run.votes(stage),
     )
     judgement = judge_layers(job, ray_map)
     captions = run.markers[plans.captions_of(config, stage.layer)]
