@@ -22,7 +22,10 @@ def observe(
 
 
 def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict[str, str]:
-    """A stage, `corpus:<source>`, `base`, `scorer`, `votes` or `boxes` → digest. Raises StageFailed for a stage not done."""
+    """A stage, `corpus:<source>`, `base`, `scorer`, `votes` or `boxes` → digest.
+
+    Raises StageFailed for a stage not done, ConfigError or CorpusError for votes that cannot count.
+    """
     inputs: dict[str, str] = {}
     names = plans.inputs_of(stage, work.config, work.best_round)
     if stage.name in plans.LAST_STAGES:

@@ -117,7 +117,7 @@ class _ShardJudge:
         if job.check is not None:
             flags = [self._checked(job.check, shard, *judged) for judged in zip(rows, flags, strict=True)]
         counts: Counter[str] = Counter()
-        if job.pick.by != "none" or votes.comparisons or len(rows) > 1:
+        if job.pick.by != "none" or job.votes is not None or len(rows) > 1:
             picking = Picking(job.corpus, job.filters, job.pick)
             counts.update(picking(shard, rows, flags, alt_texts, votes.comparisons))
         for of_layer in flags:

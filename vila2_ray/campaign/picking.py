@@ -1,4 +1,4 @@
-"""Which of a sample's kept captions the filter stage leaves to training: by votes, where raters have compared them, else
+"""Which of a sample's kept captions the filter stage leaves to training: by votes where raters have compared them, else
 by `pick.by`.
 """
 

@@ -59,7 +59,8 @@ def judge(
     """Flags of each captioned row, in the order of `Flag`; `not_picked` is not among them (see `pick`).
 
     `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer, and `edit` where a
-    person has edited the caption; alt texts and prompt texts go with them one by one; `threshold` is the layer's `layer_threshold`, None where no share of it is to go.
+    person has edited the caption; alt texts and prompt texts go with them one by one; `threshold` is the layer's
+    `layer_threshold`, None where no share of it is to go.
     """
     if not len(rows) == len(alt_texts) == len(prompts):
         raise ValueError(

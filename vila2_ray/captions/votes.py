@@ -76,12 +76,13 @@ class Votes:
         """Raises CorpusError for an answer that is none."""
         here = pc.and_(pc.equal(self.rows["source"], source), pc.equal(self.rows["shard"], shard))
         found = ShardVotes()
-        number = {name: place for place, name in enumerate(self.layers)}
+        number = {name: each for each, name in enumerate(self.layers)}
+
+        def place(layer: str, variant: int) -> Place:
+            return (number[layer], variant) if layer in number else ALT_TEXT
+
         for told in self.rows.filter(here).to_pylist():
-            places = {
-                side: (number[layer], told[f"{side}_variant"]) if (layer := told[f"{side}_layer"]) in number else ALT_TEXT
-                for side in _SIDES
-            }
+            places = {side: place(told[f"{side}_layer"], told[f"{side}_variant"]) for side in _SIDES}
             answer = told["answer"]
             if answer not in (_SIDES if told["criterion"] == EDIT else _WON):
                 where = f"{source}/{shard}, row {told['row']}"
@@ -125,7 +126,9 @@ def counting(judgements: pa.Table, layers: Sequence[str], criterion: str, raters
     since = pc.if_else(pc.equal(rows["criterion"], EDIT), times.cast(pa.int64()), 0)
     rows = rows.select(_COLUMNS).append_column("since", since)
     rows = rows.sort_by([(name, "ascending") for name in ("since", *_COLUMNS)])
-    return Votes(tuple(layers), rows.select(_COLUMNS).combine_chunks())
+    columns = {name: rows[name] for name in _COLUMNS}  # every task gets them: a name that comes again is a number
+    small = {name: each.dictionary_encode() if each.type == pa.string() else each for name, each in columns.items()}
+    return Votes(tuple(layers), pa.table(small).combine_chunks())
 
 
 def best(comparisons: Iterable[Comparison], candidates: Sequence[Place]) -> Place | None:

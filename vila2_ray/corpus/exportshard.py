@@ -168,7 +168,8 @@ def _captions(
                 continue
             tally.update(["kept"] if edit is None else ["kept", "edited"])
             columns = ("variant", "prompt_id", "text", "mean_logprob", "min_logprob", "image_sha256")
-            kept.setdefault(row["row"], []).append({**provenance, **{name: row[name] for name in columns}, "edit": edit})
+            caption = {**provenance, **{name: row[name] for name in columns}, "edit": edit}
+            kept.setdefault(row["row"], []).append(caption)
     return all_kept, failed
 
 

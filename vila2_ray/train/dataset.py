@@ -56,7 +56,7 @@ class _Range(NamedTuple):
 class CaptionDataset(IterableDataset[dict[str, Any]]):
     """Samples as `{"image", "alt_text", "captions": {layer: [text, …]}, "sample_id", "source", "shard", "row"}`.
 
-    A layer's texts are those of the sample's variants that no verdict flags, in order, as their model wrote them or as a
+    A layer's texts are those of the sample's variants that no verdict flags, in order, as the model wrote them or as a
     person has edited them; the list may be empty.
     """
 
