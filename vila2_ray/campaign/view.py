@@ -14,7 +14,7 @@ from vila2_ray.campaign.screening import open_screening, screened_sources
 from vila2_ray.campaign.specialists import kept_skills
 from vila2_ray.campaign.state import Marker
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.captions.votes import Votes, counting
+from vila2_ray.captions.votes import Votes, counting, renamed
 from vila2_ray.config import Config, RecaptionConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
@@ -137,10 +137,16 @@ class Run:
 
         return checkpoint_digest(Store(self.config.pick.scorer).local_folder())
 
+    @property
+    def latest_round(self) -> int:
+        """The last round whose layer has been judged, which the full pass goes on from; 0: none."""
+        return max((k for k in range(1, self.config.rounds.max + 1) if f"filter-{k}" in self.markers), default=0)
+
     def votes(self, stage: plans.Stage) -> Votes | None:
         """What raters say of the captions that a filter stage judges; None where they say nothing of them.
 
-        A specialist's captions are not chosen among: of them edits count alone.
+        A specialist's captions are not chosen among: of them edits count alone. What the full pass has taken over from
+        the latest round is the same caption, and so is what is said of it.
         """
         config = self.config.pick
         if not config.votes:
@@ -149,7 +155,10 @@ class Run:
             self._judgements = read_judgements(config.votes)
         layers = plans.layers_judged(self.config, stage.layer)
         criterion = "" if stage.specialist else config.criterion
-        return counting(self._judgements, layers, criterion, config.raters, config.votes)
+        told = (
+            renamed(self._judgements, f"round-{self.latest_round}", "full") if layers == ("full",) else self._judgements
+        )
+        return counting(told, layers, criterion, config.raters, config.votes)
 
     def boxes_digest(self, skill: SkillName) -> dict[str, str]:
         """`boxes` → digest of a skill's annotations or detector; of the OCR engine only its version is known, and

@@ -131,6 +131,15 @@ def counting(judgements: pa.Table, layers: Sequence[str], criterion: str, raters
     return Votes(tuple(layers), pa.table(small).combine_chunks())
 
 
+def renamed(judgements: pa.Table, layer: str, to: str) -> pa.Table:
+    """The same judgements of a layer that is called otherwise."""
+    for name in (f"{side}_layer" for side in _SIDES):
+        column = judgements[name]
+        other = pc.if_else(pc.equal(column, layer), to, column)
+        judgements = judgements.set_column(judgements.schema.get_field_index(name), name, other)
+    return judgements
+
+
 def best(comparisons: Iterable[Comparison], candidates: Sequence[Place]) -> Place | None:
     """The candidate with the greatest share of votes, of equals the first, in the order given; None without votes."""
     found = shares(comparisons, candidates)

@@ -210,6 +210,25 @@ def test_votes_that_count_are_an_input_and_no_others(tmp_path: Path) -> None:
     assert "edited  A person looked at it closely." in out.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_votes_on_the_latest_round_are_of_what_the_full_pass_took_over(tmp_path: Path) -> None:
+    file = write_judgements(
+        tmp_path / "votes.csv",
+        judgement(0, "alt_text", "round-1", "second"),
+        judgement(1, "alt_text", "round-2", "second"),
+        judgement(2, "full", "round-2", "tie"),
+        edited(3, "full", "A person looked at it closely."),
+    )
+    config = campaign(tmp_path, f"pick.votes={file}", "rounds.fraction=0.5")
+    finish(config, *ROUND_0, *whole_round(1), *whole_round(2))
+    run = observe(Campaign(config.campaign))
+    votes = {stage.name: run.votes(stage) for stage in plans.stages(config) if stage.kind == "filter"}
+    said = {name: found.of_shard(SOURCE, "00000") for name, found in votes.items() if found is not None}
+    assert {name: [*found.comparisons] for name, found in said.items()} == {
+        "filter-1": [0], "filter-2": [1], "filter-full": [1]
+    }  # fmt: skip
+    assert [*said["filter-full"].edits] == [(3, (0, 0))]
+
+
 def test_a_criterion_that_nobody_was_asked_for_is_said(tmp_path: Path) -> None:
     file = write_judgements(tmp_path / "votes.csv", judgement(0, "alt_text", "round-1", "first"))
     config = campaign(tmp_path, f"pick.votes={file}", "pick.criterion=detail")
