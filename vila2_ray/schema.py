@@ -83,6 +83,7 @@ VERDICT = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("variant", pa.int16(), nullable=False),
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # empty: KEPT; any flag: the caption is left out
+        pa.field("text", pa.string()),  # a person's edit, which is trained on in the caption's place; null: no edit
     ]
 )
 """One row per captioned row of the layer that it judges, in the layer's order."""

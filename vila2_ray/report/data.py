@@ -53,6 +53,8 @@ class Caption:
     text: str = ""
     flags: tuple[str, ...] = ()
     """Verdicts that leave this caption out of training."""
+    is_edited: bool = False
+    """`text` is a person's, trained on in place of the model's."""
     error: str = ""
     error_detail: str = ""
     prompt_id: str = ""

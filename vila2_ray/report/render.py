@@ -342,6 +342,8 @@ def _mistakes(caption: Caption) -> int:
 
 def _meta(caption: Caption) -> str:
     parts = [f"prompt {caption.prompt_id}"] if caption.prompt_id else []
+    if caption.is_edited:
+        return ", ".join([*parts, "edited by a person"])
     if caption.mean_logprob is not None:
         parts.append(f"mean log-probability {caption.mean_logprob:.2f}")
     if caption.finish_reason:
