@@ -136,6 +136,8 @@ PAIR = pa.schema(
 JUDGEMENT = pa.schema(
     [
         *(field for field in PAIR if not field.name.endswith("_text")),
+        pa.field("first_digest", pa.string()),  # of the text as it was shown (captions.votes); null or empty: any
+        pa.field("second_digest", pa.string()),
         pa.field("rater", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # person | model
         pa.field("swapped", pa.bool_(), nullable=False),  # the second one stood on the left

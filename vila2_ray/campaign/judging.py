@@ -24,7 +24,7 @@ from vila2_ray.campaign.skillcheck import SkillCheck
 from vila2_ray.captions.drift import Sketch, Watched, sketch
 from vila2_ray.captions.filters import judge, layer_threshold, training_text
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.captions.votes import ShardVotes, Votes
+from vila2_ray.captions.votes import ALT_TEXT, Place, ShardVotes, Votes
 from vila2_ray.config import FiltersConfig, PickConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
@@ -107,10 +107,13 @@ class _ShardJudge:
         if (told := self._told(shard)) is not None:
             return told
         job = self._job
-        votes = job.votes.of_shard(shard.source, shard.shard) if job.votes is not None else ShardVotes()
-        rows = [_edited(number, _captioned(layer, shard), votes) for number, (layer, _) in enumerate(job.layers)]
+        rows = [_captioned(layer, shard) for layer, _ in job.layers]
         numbers = sorted({row["row"] for of_layer in rows for row in of_layer})
         alt_texts = {sample.row: sample.alt_text for sample in job.corpus.read(shard, numbers, images=False)}
+        votes = ShardVotes()
+        if job.votes is not None:
+            votes = job.votes.of_shard(shard.source, shard.shard, self._shown(rows, alt_texts))
+        rows = [_edited(number, of_layer, votes) for number, of_layer in enumerate(rows)]
         flags = [
             self._flags(of_layer, alt_texts, border) for of_layer, border in zip(rows, self._thresholds, strict=True)
         ]
@@ -124,9 +127,20 @@ class _ShardJudge:
             counts.update(_count(of_layer))
         if num_edited := sum(row["edit"] is not None for of_layer in rows for row in of_layer):
             counts["edited"] = num_edited
+        if votes.num_stale:
+            counts["stale_votes"] = votes.num_stale
         drift = sketch(self._watched(shard, rows[-1], alt_texts))
         self._write(shard, rows, flags, {_COUNTS: json.dumps(dict(counts)), _DRIFT: drift.to_json()})
         return dict(counts), drift
+
+    def _shown(self, rows: list[list[_Row]], alt_texts: dict[int, str]) -> dict[tuple[int, Place], str]:
+        """What raters are shown of a shard, before any edit."""
+        texts = {
+            (row["row"], (number, row["variant"])): training_text(row["text"], self._job.filters)
+            for number, of_layer in enumerate(rows)
+            for row in of_layer
+        }
+        return texts | {(number, ALT_TEXT): text for number, text in alt_texts.items()}
 
     def _told(self, shard: ShardRef) -> tuple[dict[str, int], Sketch] | None:
         """What an earlier call found in the shard; None where it has not been judged."""

@@ -4,6 +4,9 @@ A *comparison* is of two captions, or of a caption and the alt text. It counts w
 Of one couple a rater's answers are averaged (a model reads both orders), then the raters; a tie is half a vote for
 each. A caption's share is the mean over the couples that it is in.
 
+Who voted on a text that is no longer there (the layer was written anew) has said nothing of the one that is: such
+comparisons and edits are left out, and counted.
+
 An *edit* is a person's text for a caption: the last one by time is trained on in the caption's place, an empty one says
 that nothing of it should be. Edits of the alt text change nothing: it is the corpus's, and no layer's.
 """
@@ -13,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,7 +39,7 @@ _PERSON = "person"
 _WON = {"first": 1.0, "tie": 0.5, "second": 0.0}
 _SIDES = ("first", "second")
 _COLUMNS = ["source", "shard", "row", "rater", "criterion", "answer", "edit"]
-_COLUMNS += [f"{side}_{name}" for side in _SIDES for name in ("layer", "variant")]
+_COLUMNS += [f"{side}_{name}" for side in _SIDES for name in ("layer", "variant", "digest")]
 
 
 class Comparison(NamedTuple):
@@ -57,6 +60,8 @@ class ShardVotes:
     """By row."""
     edits: dict[tuple[int, Place], str] = field(default_factory=dict)
     """Row and caption → what is trained on in its place; without a word: nothing."""
+    num_stale: int = 0
+    """Answers and edits that are of other texts."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +77,55 @@ class Votes:
         told = [[name, self.rows[name].to_pylist()] for name in self.rows.column_names]
         return hashlib.sha256(json.dumps([self.layers, told]).encode()).hexdigest()
 
-    def of_shard(self, source: str, shard: str) -> ShardVotes:
-        """Raises CorpusError for an answer that is none."""
+    def of_shard(self, source: str, shard: str, texts: Mapping[tuple[int, Place], str] | None = None) -> ShardVotes:
+        """What counts of a shard whose captions (and alt texts) are now `texts`; None: whatever they are.
+
+        Raises CorpusError for an answer that is none.
+        """
         here = pc.and_(pc.equal(self.rows["source"], source), pc.equal(self.rows["shard"], shard))
-        found = ShardVotes()
+        current = _Current(texts)
+        edits: dict[tuple[int, Place], str] = {}
+        comparisons: dict[int, list[Comparison]] = {}
+        num_stale = 0
         number = {name: each for each, name in enumerate(self.layers)}
 
         def place(layer: str, variant: int) -> Place:
             return (number[layer], variant) if layer in number else ALT_TEXT
 
-        for told in self.rows.filter(here).to_pylist():
+        def order(told: dict[str, Any]) -> bool:
+            return told["criterion"] != EDIT  # edits first, by their time: who comes later saw their texts
+
+        for told in sorted(self.rows.filter(here).to_pylist(), key=order):
             places = {side: place(told[f"{side}_layer"], told[f"{side}_variant"]) for side in _SIDES}
             answer = told["answer"]
             if answer not in (_SIDES if told["criterion"] == EDIT else _WON):
                 where = f"{source}/{shard}, row {told['row']}"
                 raise CorpusError(where, f"a judgement's {told['criterion']} is {answer!r}, and not {', '.join(_WON)}")
-            if told["criterion"] == EDIT:
-                found.edits[told["row"], places[answer]] = (told["edit"] or "").replace(IMAGE_PLACE, " ").strip()
+            judged = (answer,) if told["criterion"] == EDIT else _SIDES
+            if not all(current.is_shown(told["row"], places[side], told[f"{side}_digest"]) for side in judged):
+                num_stale += 1
+            elif told["criterion"] == EDIT:
+                text = (told["edit"] or "").replace(IMAGE_PLACE, " ").strip()
+                edits[told["row"], places[answer]] = text
+                current.add(told["row"], places[answer], text)
             elif places["first"] != places["second"]:
                 comparison = Comparison(places["first"], places["second"], told["rater"], _WON[answer])
-                found.comparisons.setdefault(told["row"], []).append(comparison)
-        return found
+                comparisons.setdefault(told["row"], []).append(comparison)
+        return ShardVotes(comparisons, edits, num_stale)
+
+
+class _Current:
+    """Digests of the texts that a rater can have seen: a caption's own, and those of its edits."""
+
+    def __init__(self, texts: Mapping[tuple[int, Place], str] | None) -> None:
+        self._checks = texts is not None
+        self._digests = {key: {text_digest(text)} for key, text in (texts or {}).items()}
+
+    def add(self, row: int, place: Place, text: str) -> None:
+        self._digests.setdefault((row, place), set()).add(text_digest(text))
+
+    def is_shown(self, row: int, place: Place, digest: str | None) -> bool:
+        return not self._checks or not digest or digest in self._digests.get((row, place), ())
 
 
 def counting(judgements: pa.Table, layers: Sequence[str], criterion: str, raters: Raters, uri: str) -> Votes | None:
@@ -162,6 +195,11 @@ def shares(comparisons: Iterable[Comparison], candidates: Iterable[Place]) -> di
         found[one].append(share)
         found[other].append(1 - share)
     return {place: fmean(each) for place, each in found.items()}
+
+
+def text_digest(text: str) -> str:
+    """Of a text as raters see it, whatever its white space; begins with a letter, for spreadsheets."""
+    return "t" + hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).hexdigest()[:15]
 
 
 def _is_in(column: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArray:

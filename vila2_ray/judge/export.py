@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from vila2_ray.captions.votes import EDIT, text_digest
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.judge.study import ANSWERS, Pair, Study, Vote, sorted_by
 from vila2_ray.schema import JUDGEMENT
 from vila2_ray.storage import Store, split_uri
 
-EDIT = "edit"
-"""In place of a criterion: the row is a correction of `answer`'s text."""
 _RUNS = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 _PARQUET = b"PAR1"
 _REMEDY = "Write it with vila2 judge export"
@@ -80,6 +79,7 @@ def _rows(pair: Pair, vote: Vote) -> Iterator[dict[str, Any]]:
     for side in ("first", "second"):
         shown = getattr(pair, side)
         row |= {f"{side}_layer": shown.layer, f"{side}_variant": shown.variant}
+        row |= {f"{side}_digest": text_digest(shown.text)}
     when = datetime.fromtimestamp(vote.voted_at, timezone.utc).isoformat(timespec="microseconds")
     row |= {"rater": vote.rater, "kind": vote.kind, "swapped": vote.swapped, "voted_at": when}
     row |= {"seconds": vote.seconds, "reason": _writable(vote.reason), "edit": None}
@@ -121,6 +121,9 @@ def _each_text(table: pa.Table, change: Any) -> pa.Table:
 
 
 def _checked(table: pa.Table, where: str) -> pa.Table:
+    for name in ("first_digest", "second_digest"):
+        if name not in table.column_names:  # of somebody's own making
+            table = table.append_column(JUDGEMENT.field(name), pa.nulls(table.num_rows, pa.string()))
     if missing := [name for name in JUDGEMENT.names if name not in table.column_names]:
         raise CorpusError(where, f"is no file of judgements: it has no column {missing[0]!r}", _REMEDY)
     is_edit = pc.equal(table["criterion"], EDIT)

@@ -253,6 +253,8 @@ class _Reader:
             return
         table = side.layer.read(source, shard, ["row", "sample_id", "variant", "text"])
         table = table.filter(pc.is_in(table["row"], pa.array(list(wanted), pa.int32())))
+        edits = side.verdicts.opinions(source, shard).edits if side.verdicts is not None else {}
         for entry in table.to_pylist():
             if entry["variant"] == wanted[entry["row"]]:
-                yield entry["row"], entry["sample_id"], training_text(entry["text"], self.draw.filters).strip()
+                edit = edits.get((entry["row"], entry["variant"]))
+                yield entry["row"], entry["sample_id"], training_text(entry["text"], self.draw.filters, edit).strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.judge.judgements import edited, judgement, table
-from vila2_ray.captions.votes import ALT_TEXT, Comparison, ShardVotes, Votes, best, counting, shares
+from vila2_ray.captions.votes import ALT_TEXT, Comparison, ShardVotes, Votes, best, counting, shares, text_digest
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.judge.study import ALT_TEXT as ALT_TEXT_LAYER
 
@@ -115,3 +115,23 @@ def test_what_cannot_count_is_said() -> None:
         counted(edited(0, "round-1", "A cat.", voted_at="yesterday"))
     with pytest.raises(CorpusError, match=r"pretrain/00000, row 0: a judgement's overall is 'left'"):
         of_shard(judgement(0, "round-1", "round-2", "left"))
+
+
+def test_votes_on_texts_that_are_gone_do_not_count() -> None:
+    old, new, fixed = (text_digest(text) for text in ("an  old caption", "a new caption", "a fixed caption"))
+    rows = [
+        judgement(0, "round-1", "round-2", "first") | {"first_digest": old, "second_digest": new},
+        judgement(1, "round-1", "round-2", "first") | {"first_digest": new, "second_digest": new},
+        edited(1, "round-1", "a fixed caption") | {"first_digest": new},
+        judgement(1, "round-1", "round-2", "second") | {"first_digest": fixed, "second_digest": new, "rater": "bob"},
+        edited(2, "round-1", "never seen") | {"first_digest": old},
+        judgement(3, "round-1", "round-2", "tie"),  # of somebody's own file, which does not tell
+    ]
+    votes = counted(*rows)
+    assert votes is not None
+    texts = {(row, place): "a new caption" for row in range(4) for place in (A, C)}
+    found = votes.of_shard("pretrain", "00000", texts)
+    assert {row: [c.rater for c in each] for row, each in found.comparisons.items()} == {1: ["ann", "bob"], 3: ["ann"]}
+    assert found.edits == {(1, A): "a fixed caption"}
+    assert found.num_stale == 2
+    assert votes.of_shard("pretrain", "00000").num_stale == 0
