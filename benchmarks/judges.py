@@ -10,7 +10,8 @@ printed there. Then, on one and the same half of the scenes:
 - *pick*: which of a scene's sampled captions each rule takes, beside the first, the shortest and the best there is;
 - *VLM judge*: the served model (`vila2 serve`, asked through OpenAI's client). By questions that it was taught: a
   caption is judged to hallucinate where an answer contradicts it. And by the rubric, two captions at a time, in both
-  orders: a model this small cannot follow it, and the table says so;
+  orders: a model this small cannot follow it, and the table says so. `--judge URL` has another model compare them,
+  behind any endpoint that speaks OpenAI's chat completions, by the rubric of `vila2 judge ask`;
 - *teacher and pupil*: with several campaigns, each model's judgement of its own captions beside the others' of them.
 
     python benchmarks/judges.py --campaign runs/tiny --to benchmarks/results
@@ -30,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from trials.endpoint import Asker, Couple, Opinion, served
+from trials.endpoint import Asker, Couple, Opinion, opinions_of, served
 from trials.judgesreport import Result, write_report
 from trials.judging import Writer, examined
 from trials.models import tiny_config
@@ -39,6 +40,7 @@ from trials.written import Scene, checkpoint, compose_scenes, prompt, write
 
 from vila2_ray.campaign import Campaign
 from vila2_ray.campaign.runner import run
+from vila2_ray.config import JudgeConfig
 from vila2_ray.model.loading import checkpoint_digest
 from vila2_ray.progress import LineProgress
 
@@ -58,6 +60,8 @@ class Course:
     num_pairs: int
     model: str
     work: Path
+    judge: JudgeConfig
+    """Who compares pairs, where that is not the campaign's own model."""
 
     def kept(self, what: str, campaign: Campaign) -> Path:
         """A file of one campaign's checkpoint and of these settings."""
@@ -98,6 +102,8 @@ class Course:
                 opinions = asker.opinions(by_number, couples)
             rows = [[scene, question, said] for (scene, question), said in answers.items()]
             kept.write_text(json.dumps({"answers": rows, "opinions": [asdict(each) for each in opinions]}))
+        if self.judge.endpoint:
+            opinions = opinions_of(self.judge, by_number, couples)
         both = list(zip(opinions[::2], opinions[1::2], strict=True))
         return replace(own, answers=answers, rubric=[(*pair, *each) for pair, each in zip(chosen, both, strict=True)])
 
@@ -118,6 +124,9 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=4, help="sampled captions of each scene, at least 2")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--pairs", type=int, default=200, help="pairs that are asked by the rubric, in both orders")
+    parser.add_argument("--judge", default="", metavar="URL", help="an endpoint whose model compares the pairs instead")
+    parser.add_argument("--judge-model", default="", help="of that endpoint; default: its only one")
+    parser.add_argument("--judge-key", default="", metavar="NAME", help="the environment variable that holds its key")
     parser.add_argument("--quick", action="store_true", help="few scenes, to see that it runs")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-judges"))
     parser.add_argument("--to", type=Path, help="folder for the dated result")
@@ -129,12 +138,14 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     campaigns = [Campaign(uri) for uri in args.campaign or [own_campaign(args.work, args.quick)]]
     scenes = compose_scenes(SCENES_SEED, args.scenes)
-    course = Course(scenes, args.drawn, args.temperature, args.pairs, args.model, args.work)
+    judge = JudgeConfig(endpoint=args.judge, model=args.judge_model, key=args.judge_key)
+    course = Course(scenes, args.drawn, args.temperature, args.pairs, args.model, args.work, judge)
     written = [course.writer(number, campaign) for number, campaign in enumerate(campaigns)]
     writers = [course.ask(campaign, own, written) for campaign, own in zip(campaigns, written, strict=True)]
     named = " ".join(args.campaign or [campaign.uri for campaign in campaigns])
     command = f"python benchmarks/judges.py --campaign {named} --model {args.model} --scenes {args.scenes}"
     command += f" --drawn {args.drawn} --temperature {args.temperature:g} --pairs {args.pairs}"
+    command += f" --judge-model {args.judge_model or 'default'}" if args.judge else ""
     result: Result = examined(writers)
     text, last = write_report(args.to, command, result, writers)
     print(text)

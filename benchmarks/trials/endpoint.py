@@ -1,4 +1,8 @@
-"""A campaign's own model behind `vila2 serve`, asked through OpenAI's client: questions, and pairs by the rubric."""
+"""A campaign's own model behind `vila2 serve`, asked through OpenAI's client: questions, and pairs by the rubric.
+
+The tiny models read 512 tokens, so that their rubric is a short one; `opinions_of` asks any other model by the
+project's own, as `vila2 judge ask` does.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,12 @@ from trials.endpoints import environment
 from trials.processes import Server, free_port
 from trials.written import Scene
 
+from vila2_ray.config import JudgeConfig
 from vila2_ray.errors import in_one_line
+from vila2_ray.judge.endpoint import Endpoint, Refused
 from vila2_ray.judge.rubric import CRITERIA
 from vila2_ray.judge.study import Answer
+from vila2_ray.judge.verdict import of_pair
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -116,6 +123,35 @@ class Asker:
                     return await one(client, each)
 
             return await asyncio.gather(*(placed(each) for each in given))
+
+
+def opinions_of(config: JudgeConfig, scenes: Mapping[int, Scene], couples: Sequence[Couple]) -> list[Opinion]:
+    """What the model behind any endpoint says of each couple, in order.
+
+    Raises ConfigError and StageFailed where it cannot be asked.
+    """
+    criterion = CRITERIA["hallucination"]
+
+    async def work() -> list[Opinion]:
+        places = asyncio.Semaphore(config.at_once)
+        async with Endpoint(config) as endpoint:
+            await endpoint.name()
+
+            async def one(couple: Couple) -> Opinion:
+                scene = scenes[couple.scene]
+                async with places:
+                    try:
+                        ask = of_pair([criterion], couple.first, couple.second, False)
+                        judged = await endpoint.judge(ask, (scene.encoded, scene.media_type))
+                    except Refused as error:
+                        return Opinion(None, f"refused: {error}")
+                if judged.read is None:
+                    return Opinion(None, judged.problem)
+                return Opinion(judged.read.answers[criterion.name], said=judged.read.reason)
+
+            return await asyncio.gather(*map(one, couples))
+
+    return asyncio.run(work())
 
 
 async def say(client: AsyncOpenAI, model: str, scene: Scene, text: str, max_tokens: int) -> str:

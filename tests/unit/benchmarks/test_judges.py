@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from vila2_ray.config import FiltersConfig
+from tests.unit.judge.models import Asked, serving
+from vila2_ray.config import FiltersConfig, JudgeConfig
 
 REPOSITORY = Path(__file__).parents[3]
 sys.path.append(str(REPOSITORY / "benchmarks"))  # where benchmarks find their trials
 
-from trials.endpoint import Couple, Opinion, read, wording  # noqa: E402
+from trials.endpoint import Couple, Opinion, opinions_of, read, wording  # noqa: E402
 from trials.judgesreport import figures, write_report  # noqa: E402
 from trials.judging import Writer, examined  # noqa: E402
 from trials.verdicts import (  # noqa: E402
@@ -39,7 +40,7 @@ from trials.verdicts import (  # noqa: E402
     questions,
     told,
 )
-from trials.written import Written  # noqa: E402
+from trials.written import Scene, Written  # noqa: E402
 
 PROMPT = "describe the image in detail."
 SCENE: dict[str, Any] = {
@@ -249,3 +250,20 @@ def test_flattery_is_what_a_model_lets_pass_of_its_own_alone() -> None:
     says_no_to_frogs = {(scene, "is there a frog?"): "no" for scene in (0, 1)}
     result = examined([replace(first, answers=says_no_to_pandas), replace(second, answers=says_no_to_frogs)])
     assert result.flattery[EXIST].value == 1.0
+
+
+def test_another_model_compares_by_the_projects_rubric() -> None:
+    def says(asked: Asked) -> str:
+        if "refuse" in asked.shown("caption B"):
+            return "I would rather not."
+        return '{"reason": "A says less.", "hallucination": "A"}'
+
+    scene = Scene(0, b"picture", "image/png", {}, "")
+    couples = [Couple(0, "a cat", "a cat and a dog"), Couple(0, "a cat", "refuse")]
+    with serving(says) as model:
+        config = JudgeConfig(endpoint=f"{model.url}/v1")
+        assert opinions_of(config, {0: scene}, couples[:1]) == [Opinion("first", said="A says less.")]
+        [unreadable] = opinions_of(config, {0: scene}, couples[1:])
+        assert unreadable.answer is None
+        assert unreadable.problem
+        assert model.asked[0].picture == b"picture"
