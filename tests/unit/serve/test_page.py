@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from vila2_ray.config.serving import ServeConfig
-from vila2_ray.serve.page import POLICY, mount_page, page_files
+from vila2_ray.serve.heldfiles import POLICY
+from vila2_ray.serve.page import mount_page, page_files
 
-FILES = dict(page_files())
+FILES = page_files()
 ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9.-]+", re.I)
 
 
