@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vila2_ray.cli_judge import app as judge_app
 from vila2_ray.errors import BudgetSpent, CampaignBusy, ConfigError, CorpusError, Vila2Error
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(judge_app)
 
 DEFAULT_CAMPAIGN = "runs/tiny"
 Overrides = Annotated[

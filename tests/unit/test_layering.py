@@ -65,7 +65,15 @@ PURE += (
     "campaign.pricelist",
     "campaign.spending",
 )
-PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning")
+PURE += (
+    "judge.study",
+    "judge.pairs",
+    "judge.rubric",
+    "judge.winning",
+    "judge.desks",
+    "judge.gallery",
+    "judge.pictures",
+)
 PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
