@@ -101,7 +101,7 @@ def create_judge_app(study: Study, open_corpus: Callable[[str], Corpus], keys: K
         try:
             data, media_type = gallery.picture(wanted)
         except SampleError as error:
-            detail = "it is not there, or cannot be decoded; pass the pair over"
+            detail = "it is not there, or cannot be decoded"
             raise Problem(422, "no-picture", "No picture", detail) from error
         # The name is one rater's own, so that nobody else's picture is ever taken for it.
         return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=86400, immutable"})
