@@ -15,6 +15,7 @@ export class Side {
     const discard = make("button", { type: "button", class: "quiet", on: { click: () => this.discard() } }, "Discard the correction");
     this.panel = make("div", { class: "correction", hidden: true }, make("label", { for: id }, `What ${name} should say`), this.field, this.about, discard);
     this.opener = open;
+    element.setAttribute("aria-labelledby", `${element.id}-name`);
     element.replaceChildren(make("h2", { id: `${element.id}-name` }, name), open, this.caption, this.panel);
   }
 
