@@ -239,6 +239,41 @@ def test_votes_without_a_network_are_kept_and_sent_when_it_is_back(chromium: Any
         assert len(at.study.store.list(prefix="votes")) == 2
 
 
+def test_a_refused_vote_is_said_and_kept_and_the_next_ones_go_on(chromium: Any, at: Judged) -> None:
+    with visiting(chromium, at.url, expected=("422",)) as page:
+        enter(page)
+        problem = {"title": "Not now", "detail": "because"}
+        page.route("**/v1/votes", lambda route: route.fulfill(status=422, json=problem), times=1)
+        for number in (1, 2):
+            reach(page, f"{number} of 6")
+            page.keyboard.press("s")
+        wait_for_votes(page, at, 1)
+        expect(page.locator("#sending")).to_contain_text("A vote was refused, and is kept in this browser. Not now")
+        assert page.evaluate("Object.keys(localStorage).filter(name => name.startsWith('refused:')).length") == 1
+
+
+def test_votes_wait_for_their_study_while_another_one_is_served(chromium: Any, at: Judged, tmp_path: Path) -> None:
+    with visiting(chromium, at.url, expected=("404",)) as page, judged(tmp_path / "other", 3) as other:
+        enter(page)
+        reach(page, "1 of 6")
+        page.wait_for_load_state("networkidle")
+
+        def elsewhere(route: Any) -> None:
+            headers = {name: value for name, value in route.request.headers.items() if name != "origin"}
+            route.fulfill(response=route.fetch(url=route.request.url.replace(at.url, other.url), headers=headers))
+
+        page.route("**/v1/**", elsewhere)
+        page.keyboard.press("s")
+        reach(page, "1 of 3")
+        page.keyboard.press("s")
+        wait_for_votes(page, other, 1)
+        assert at.votes() == {}
+        page.unroute("**/v1/**")
+        page.reload()
+        reach(page, "2 of 6")
+        wait_for_votes(page, at, 1)
+
+
 def test_a_broken_picture_is_said_and_skipped(chromium: Any, tmp_path: Path) -> None:
     with judged(tmp_path, 1, broken=(0,)) as at, visiting(chromium, at.url, expected=("422",)) as page:
         enter(page)

@@ -23,7 +23,7 @@ export class Ballot {
       return make("label", { "data-key": key }, input, said);
     });
     const told = make("p", { class: "hint", id: `hint-${name}` }, hint);
-    const element = make("fieldset", { class: "row" }, make("legend", {}, `Which caption ${asks}`), told, make("div", { class: "choices" }, ...labels));
+    const element = make("fieldset", { class: "row", tabindex: "-1" }, make("legend", {}, `Which caption ${asks}`), told, make("div", { class: "choices" }, ...labels));
     return { name, element, inputs };
   }
 
@@ -68,7 +68,8 @@ export class Ballot {
     for (const [at, { element }] of this.rows.entries()) element.classList.toggle("active", at === number);
     if (!isByKey || !this.rows.length) return;
     const { element, inputs } = this.rows[number];
-    ([...inputs.values()].find((input) => input.checked) ?? inputs.get("left")).focus({ preventScroll: true });
+    // A row without an answer takes the focus itself: none of the answers may look as if it were the one to give.
+    ([...inputs.values()].find((input) => input.checked) ?? element).focus({ preventScroll: true });
     element.scrollIntoView({ block: "nearest" });
   }
 

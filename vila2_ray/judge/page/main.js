@@ -25,6 +25,7 @@ let judged = new Set(); // pairs with a vote that the session does not count yet
 let isAgain = false; // those that were skipped, once more
 let resume = () => {};
 let retry = 0;
+let refusal = ""; // of a vote, in words
 
 const view = () => VIEWS.find((name) => !byId(name).hidden);
 
@@ -77,13 +78,17 @@ async function begin() {
     return;
   }
   past = [];
+  refusal = "";
   said = new Map();
   isAgain = false;
   outbox = new Outbox(`${session.study}:${session.rater}`, rater.ask, {
-    sent: () => {},
-    refused: ({ message }) => say(`A vote was refused. ${message}`),
+    refused: ({ message }) => { refusal = `A vote was refused, and is kept in this browser. ${message}`; },
+    isElsewhere,
     locked: () => welcome("This key is no longer known here. Votes that wait are kept in this browser."),
-    changed: tellWaiting,
+    changed: () => {
+      tellWaiting();
+      if (view() === "end" && !outbox.entries().length) askSkipped();
+    },
   });
   pairs = new Pairs(rater.ask);
   ballot = new Ballot(byId("ballot"), session.criteria, tellMissing);
@@ -93,6 +98,17 @@ async function begin() {
   take();
   outbox.flush();
   await next();
+}
+
+/** Whether the server has another study than this page; then that one is opened. */
+async function isElsewhere() {
+  try {
+    if ((await rater.json("v1/session")).study === session.study) return false;
+  } catch {
+    return outbox.pause() ?? true;
+  }
+  begin();
+  return true;
 }
 
 function leave() {
@@ -211,18 +227,23 @@ async function end() {
   show("end");
   tellPlace(session.total);
   byId("thanks").textContent = session.total ? `Thank you, ${session.rater}.` : "There is nothing to judge here.";
-  tellEnd(0);
-  byId("look-again").hidden = true;
   byId("last").hidden = !past.length;
   byId("end").focus();
-  let passed = [];
+  offerSkipped([]);
+  if (!outbox.entries().length) await askSkipped();
+}
+
+/** Those that were skipped on other days as well; the server knows them once it has every vote. */
+async function askSkipped() {
   try {
-    ({ passed } = await rater.json("v1/session"));
+    const { passed } = await rater.json("v1/session");
+    if (view() === "end") offerSkipped(passed);
   } catch { /* what this sitting knows is enough */ }
-  if (view() !== "end") return;
-  const here = [...said.values()].filter(({ isBroken }) => !isBroken);
-  const isSkipped = ({ answers }) => !Object.keys(answers).length;
-  const open = [...passed.filter((id) => !said.has(id)), ...here.filter(isSkipped).map(({ id }) => id)];
+}
+
+function offerSkipped(passed) {
+  const here = [...said.values()].filter(({ answers, isBroken }) => !isBroken && !Object.keys(answers).length);
+  const open = [...passed.filter((id) => !said.has(id)), ...here.map(({ id }) => id)];
   tellEnd(open.length);
   byId("look-again").textContent = `Look again at the ${open.length === 1 ? "one" : open.length} you skipped`;
   byId("look-again").hidden = !open.length;
@@ -269,8 +290,8 @@ function tellMissing() {
 
 function tellWaiting() {
   const num = outbox?.entries().length ?? 0;
-  const said = num && outbox.numFailed ? `The server does not answer. ${count(num, "vote")} kept in this browser, sent as soon as it does.` : "";
-  if (byId("sending").textContent !== said) byId("sending").textContent = said;
+  const told = num && outbox.numFailed ? `The server does not answer. ${count(num, "vote")} kept in this browser, sent as soon as it does.` : refusal;
+  if (byId("sending").textContent !== told) byId("sending").textContent = told;
 }
 
 function storedHints() {

@@ -10,7 +10,8 @@ const unique = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) 
 export class Outbox {
   /**
    * `prefix` names one rater of one study; `ask(path, options)` asks the server, as that rater;
-   * `on.sent(told)`, `on.refused(problem)`, `on.locked()` and `on.changed()` hear what happens.
+   * `on.refused(problem)`, `on.locked()` and `on.changed()` hear what happens; `on.isElsewhere()` finds out whether the
+   * server has another study now: then what waits is left for the day when it has this one again.
    */
   constructor(prefix, ask, on) {
     Object.assign(this, { prefix: `vila2-judge:${prefix}:`, ask, on, numFailed: 0, memory: new Map(), busy: null, closed: false });
@@ -35,7 +36,7 @@ export class Outbox {
 
   /** [item, vote], the oldest at the front. */
   entries() {
-    const found = new Map(this.memory);
+    const found = new Map([...this.memory].filter(([item]) => item.startsWith(this.prefix)));
     try {
       for (let at = 0; at < localStorage.length; at += 1) {
         const item = localStorage.key(at);
@@ -63,9 +64,13 @@ export class Outbox {
       if (this.closed) return; // whoever comes next sends it again
       if (problem?.status === 401) return this.on.locked();
       if (problem && mayPass(problem)) return this.pause();
+      if (problem?.status === 404 && (await this.on.isElsewhere())) return;
       this.drop(item);
       this.numFailed = 0;
-      if (problem) this.on.refused(problem);
+      if (problem) {
+        this.keep(`refused:${item}`, vote); // for whoever looks into it
+        this.on.refused(problem);
+      }
       this.on.changed();
     }
   }
@@ -73,7 +78,7 @@ export class Outbox {
   async send(vote) {
     try {
       const options = { method: "POST", body: JSON.stringify(vote), signal: AbortSignal.timeout(PATIENCE_MS) };
-      this.on.sent(await (await this.ask("v1/votes", { ...options, headers: { "Content-Type": "application/json" } })).json());
+      await this.ask("v1/votes", { ...options, headers: { "Content-Type": "application/json" } });
       return null;
     } catch (error) {
       return { status: error.status ?? 0, message: error.message };
