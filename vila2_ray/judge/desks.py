@@ -92,7 +92,7 @@ class Desk:
         """The pair that is called so here."""
         return self._pairs.get(name)
 
-    def sides(self, pair: Pair) -> dict[Side, str]:
+    def sides(self, pair: Pair) -> dict[str, str]:
         """The texts as they stand before this rater."""
         first, second = pair.first.text, pair.second.text
         return {"left": second, "right": first} if self._swaps(pair) else {"left": first, "right": second}

@@ -60,7 +60,8 @@ def test_nothing_tells_which_layer_a_caption_is_of(tmp_path: Path) -> None:
 
 def test_no_file_of_the_page_knows_an_order(tmp_path: Path) -> None:
     asked = client(tmp_path)
-    for path in ("/", "/page/entry.json", *(f"/page/{name}" for name in ("main.js", "ballot.js", "outbox.js"))):
+    scripts = ("main.js", "sitting.js", "ballot.js", "outbox.js", "pairs.js")
+    for path in ("/", "/page/entry.json", *(f"/page/{name}" for name in scripts)):
         text = asked.get(path).text
         assert not re.search(r"\b(first|second)(_|\b)|swapped|alt_text", text), path
 
