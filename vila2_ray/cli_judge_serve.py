@@ -23,6 +23,7 @@ def serve_study_here(campaign: str, study: str, host: str, port: int, keys: str)
     held = Keys.read(keys) if keys else None
     found = Campaign(campaign)
     judged = found.layout.study(study)
+    judged.told()  # raises where there is none, before anything is set up
     show_logs(with_requests=False)
     app = create_judge_app(judged, found.corpus, held)
     with listen(host, port, "--port") as listening:
