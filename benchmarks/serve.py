@@ -34,7 +34,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -47,16 +46,10 @@ from pathlib import Path
 from trials.endpoints import MODEL, PROMPT, REPOSITORY, WAYS, Facts, bare_command, command, environment, prepare
 from trials.load import LONGEST_SECONDS, route
 from trials.orders import Asking
-from trials.processes import Server
+from trials.processes import Server, free_port
 from trials.servereport import Measured, Pair, Run, figures, write_report
 
 START_SECONDS = 600.0
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def await_first_caption(server: Server, port: int, route_name: str, facts: Facts, tokens: int) -> float:

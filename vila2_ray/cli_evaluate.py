@@ -40,7 +40,7 @@ def evaluate_here(checkpoint: str, overrides: list[str], recipe: str, to: str, o
     told = json.dumps(settings, sort_keys=True, default=str)
     is_fake = config.recaption.engine.name == "fake"
     digest = str(folder) if is_fake else checkpoint_digest(folder)
-    suite = Suite(resolved(benchmarks), store, digest, config.seed, told)
+    suite = Suite(resolved(benchmarks), store, digest, config.seed, told, config.judge)
     opened: list[Engine] = []
 
     def opener() -> Engine:

@@ -7,6 +7,7 @@ import socket
 from fastapi import FastAPI
 
 from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.studies import open_study
 from vila2_ray.judge.app import create_judge_app
 from vila2_ray.serve.hosting import address_of, listen, make_server, run_until_done
 from vila2_ray.serve.keys import Keys
@@ -22,8 +23,7 @@ def serve_study_here(campaign: str, study: str, host: str, port: int, keys: str)
     check_reach(host, keys, "--host", "--keys")
     held = Keys.read(keys) if keys else None
     found = Campaign(campaign)
-    judged = found.layout.study(study)
-    judged.told()  # raises where there is none, before anything is set up
+    judged = open_study(found, study)
     show_logs(with_requests=False)
     app = create_judge_app(judged, found.corpus, held)
     with listen(host, port, "--port") as listening:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
 
 LOWEST = ("mean_logprob", "min_logprob", "num_output_tokens")
@@ -128,10 +128,12 @@ def _print(opened: Opened, shard: str, row: int, out: Console) -> None:
         if not layer.has(sample.source, shard):
             continue
         table = layer.read(sample.source, shard)
-        flags = opened.verdicts[name].flags(sample.source, shard) if opened.verdicts[name] else {}  # type: ignore[union-attr]
+        verdicts = opened.verdicts[name]
+        told = verdicts.opinions(sample.source, shard) if verdicts is not None else Opinions({}, {})
         origin = opened.provenance(name, sample.source, shard)
         for caption in table.filter(_equal(table, row)).to_pylist():
-            _print_caption(name, caption, flags.get((row, caption["variant"]), []), origin, out)
+            key = (row, caption["variant"])
+            _print_caption(name, caption, told.flags.get(key, []), told.edits.get(key), origin, out)
 
 
 def _equal(table: Any, row: int) -> Any:
@@ -140,7 +142,9 @@ def _equal(table: Any, row: int) -> Any:
     return pc.equal(table["row"], row)
 
 
-def _print_caption(name: str, caption: dict[str, Any], flags: list[str], origin: dict[str, str], out: Console) -> None:
+def _print_caption(
+    name: str, caption: dict[str, Any], flags: list[str], edit: str | None, origin: dict[str, str], out: Console
+) -> None:
     if caption["status"] == "captioned":
         text = escape(caption["text"])
     else:
@@ -153,4 +157,6 @@ def _print_caption(name: str, caption: dict[str, Any], flags: list[str], origin:
         details += [f"prompt {caption['prompt_id']}", f"{caption['num_output_tokens']} tokens"]
         details += [f"mean log-probability {caption['mean_logprob']:.2f}, lowest {caption['min_logprob']:.2f}"]
         details += ["unfinished"] if caption["finish_reason"] == "length" else []
+    if edit is not None:
+        out.print(f"  [green]edited[/]  {escape(edit) or '[dim]to nothing[/]'}")
     out.print("  [dim]" + escape(" · ".join(part for part in details if part)) + "[/]")

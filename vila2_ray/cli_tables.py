@@ -21,8 +21,11 @@ _UNKNOWN = "–"
 
 
 def console() -> Console:
-    """For standard output; as wide as the terminal, or as COLUMNS says where there is none."""
-    return Console(highlight=False, soft_wrap=False)
+    """For standard output; as wide as the terminal, or as COLUMNS says where there is none.
+
+    `:cat:` in other people's text stays what it is.
+    """
+    return Console(highlight=False, soft_wrap=False, emoji=False)
 
 
 def print_plan(rows: Sequence[EstimateRow]) -> None:

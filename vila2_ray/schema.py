@@ -83,6 +83,7 @@ VERDICT = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("variant", pa.int16(), nullable=False),
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # empty: KEPT; any flag: the caption is left out
+        pa.field("text", pa.string()),  # a person's edit, which is trained on in the caption's place; null: no edit
     ]
 )
 """One row per captioned row of the layer that it judges, in the layer's order."""
@@ -135,6 +136,8 @@ PAIR = pa.schema(
 JUDGEMENT = pa.schema(
     [
         *(field for field in PAIR if not field.name.endswith("_text")),
+        pa.field("first_digest", pa.string()),  # of the text as it was shown (captions.votes); null or empty: any
+        pa.field("second_digest", pa.string()),
         pa.field("rater", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # person | model
         pa.field("swapped", pa.bool_(), nullable=False),  # the second one stood on the left

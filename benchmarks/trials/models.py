@@ -18,7 +18,6 @@ from vila2_ray.progress import LineProgress
 from vila2_ray.recipe import load_config
 from vila2_ray.recipes.tiny.corpus import SPLITS, write_corpus
 from vila2_ray.storage import Store
-from vila2_ray.train.trainer import TrainingJob, train_in_process
 
 Scores = dict[str, float]
 
@@ -59,6 +58,8 @@ class Models:
 
     def train(self, model: str, stage: Any, init: Path, settings: StageConfig | None = None, **parts: Any) -> Path:
         """One stage; the finished folder. `parts`: layers, specialists, mixture and the like of the TrainingJob."""
+        from vila2_ray.train.trainer import TrainingJob, train_in_process  # torch: tables need none
+
         config = self.config
         if settings is not None:
             config = replace(config, train=replace(config.train, **{stage: settings}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,13 @@ class Seen:
     parent: int
     name: str
     cpu_seconds: float
+
+
+def free_port() -> int:
+    """On 127.0.0.1, as of now."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
 
 
 def look(pid: int) -> Seen | None:

@@ -69,7 +69,7 @@ class Soak:
             self.is_to_leave = self.random.random() < 0.15
             request = self._request()
             if self.is_to_leave:
-                await self._abort(client, request)
+                await self._abort(request)
             else:
                 try:
                     got = await client.request(**request)
@@ -80,11 +80,13 @@ class Soak:
                     continue
                 self.statuses[got.status_code] += 1
 
-    async def _abort(self, client: httpx.AsyncClient, request: dict[str, Any]) -> None:
-        task = asyncio.ensure_future(client.request(**request))
-        await asyncio.wait({task}, timeout=self.random.random() * 0.02)
-        self.num_aborted += task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    async def _abort(self, request: dict[str, Any]) -> None:
+        """By a client of its own: a pool may keep the connection of a request that was cancelled, and run out."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as client:
+            task = asyncio.ensure_future(client.request(**request))
+            await asyncio.wait({task}, timeout=self.random.random() * 0.02)
+            self.num_aborted += task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _request(self) -> dict[str, Any]:
         kind = self.random.choice((self._captions, self._captions, self._form, self._chat, self._chat, self._odd))

@@ -131,6 +131,35 @@ def _single_replica(of: str) -> bool:
     return sum(of in each["name"] for each in list_named_actors(all_namespaces=True)) == 1
 
 
+def test_the_command_serves_on_a_cluster_and_takes_it_back(dashboard: str, tmp_path: Path) -> None:
+    import ray
+    from ray import serve
+
+    serve.shutdown()  # who starts Serve says where it listens
+    campaign, port = FakeCampaign(tmp_path / "campaign"), free_port()
+    campaign.promote("0")
+    address = ray.get_runtime_context().gcs_address
+    words = [sys.executable, "-m", "vila2_ray.cli", "serve", str(campaign.folder), *OVERRIDES, "--address", address]
+    words += [f"serve.port={port}", "recaption.engine.cpus_per_actor=0.5"]
+    marked = {**os.environ, "PYTHONPATH": str(TREE), "VILA2_TEST_MARK": str(tmp_path)}
+    with subprocess.Popen(words, env=marked, stdout=subprocess.PIPE, text=True, start_new_session=True) as serving:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            until(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200)
+            assert ask(url, 1) == (right(1, "vlm-0"), "vlm-0")
+            campaign.promote("1")
+            until(lambda: ask(url, 2) == (right(2, "vlm-1"), "vlm-1"))
+            serving.send_signal(signal.SIGINT)
+            output = serving.communicate(timeout=PATIENCE_SECONDS)[0]
+        finally:
+            for pid in _marked(str(tmp_path)) if serving.poll() is None else []:
+                os.kill(pid, signal.SIGKILL)
+    assert serving.returncode == 0, output
+    assert f"listening on {url}; Ctrl-C ends it" in output
+    until(lambda: not serve.status().applications)
+    serve.shutdown()
+
+
 @pytest.mark.parametrize("process", ["shared", "own"])
 def test_the_command_ends_at_ctrl_c_without_a_trace(tmp_path: Path, process: str) -> None:
     campaign, port = FakeCampaign(tmp_path / "campaign"), free_port()

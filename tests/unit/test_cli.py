@@ -246,3 +246,12 @@ def test_stopping_a_head_never_ends_a_process_that_took_its_number() -> None:
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_ctrl_c_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vila2_ray.recipe.recipe_names", interrupted)
+    assert cli.main(["recipes"]) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"

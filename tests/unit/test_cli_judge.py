@@ -1,74 +1,78 @@
-"""`vila2 judge serve`: what is refused before it listens, and a whole life from Ctrl-C backwards."""
+"""`vila2 judge draw`, `list`, `report` and `export` as they are typed."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
+import json
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.unit.campaign.folders import begin
-from tests.unit.judge.studies import corpus, study
-from vila2_ray.cli import main
+from tests.unit.judge.voting import votes
+from tests.unit.report.test_collect import make_campaign
+from vila2_ray import cli
+from vila2_ray.campaign.api import Campaign
+from vila2_ray.campaign.studies import open_study
+from vila2_ray.judge.export import read_judgements
 
 
 @pytest.fixture
-def campaign(tmp_path: Path) -> Path:
-    """A campaign folder with a corpus and a study, and no round run."""
-    folder = tmp_path / "campaign"
-    corpus(tmp_path)
-    begin(folder, f"corpus.pretrain={tmp_path / 'shards'}")
-    study(folder)
-    return folder
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "160")
+    return make_campaign(tmp_path).uri
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--host", "0.0.0.0"], "--keys"),
-        (["--study", "none"], "no such study"),
-        (["--keys", "nowhere"], "no such file"),
-    ],
-)
-def test_what_does_not_fit_is_told_before_it_listens(
-    campaign: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
-    assert main(["judge", "serve", str(campaign), *words, "--port", "0"]) == 2
-    assert said in capsys.readouterr().err
+def test_draw_vote_report_export(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["judge", "list", folder]) == 0
+    assert "no studies yet; draw one with vila2 judge draw" in capsys.readouterr().out
+    asked = ["judge", "draw", folder, "--samples", "4", "--criteria", "detail,overall"]
+    assert cli.main([*asked, "--layers", "round-1", "round-2"]) == 0
+    assert f"4 pairs of round-1, round-2\nstudy     {folder}/judgements/votes" in capsys.readouterr().out
+    assert cli.main(["judge", "report", folder]) == 0
+    assert "4 pairs; nobody has judged one yet" in capsys.readouterr().out
+    study = open_study(Campaign(folder), "votes")
+    given = [*votes(study.pairs(), "ann", "2221"), *votes(study.pairs(), "bob", "22=1")]
+    given += [*votes(study.pairs(), "model:b", "22"), *votes(study.pairs(), "model:b", "21", swapped=True)]
+    for vote in given:
+        study.cast(vote)
+    assert cli.main(["judge", "list", folder]) == 0
+    assert "ann 4, bob 4, model:b 4" in capsys.readouterr().out
+    assert cli.main(["judge", "report", folder]) == 0
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if "people" in line and "detail" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][:9] == [
+        "round-1", "round-2", "people", "detail", "4", "2.5", "1", "0.5", "68.8\u202f%"
+    ]  # fmt: skip
+    assert "people with each other" in shown
+    assert "model:b: detail" in shown
+    assert cli.main(["judge", "export", folder, "--to", str(tmp_path / "votes.csv")]) == 0
+    assert "12 rows" in capsys.readouterr().out
+    assert read_judgements(str(tmp_path / "votes.csv")).num_rows == 12
 
 
-def test_it_serves_a_campaigns_study_until_ctrl_c(campaign: Path) -> None:
-    command = [sys.executable, "-m", "vila2_ray.cli", "judge", "serve", str(campaign), "--port", "0"]
-    running = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # As a shell in the foreground does: a suite in the background has Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        assert running.stdout is not None
-        line = running.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line
-        ann = {"X-Rater": "ann"}
-        session = httpx.get(f"{found[0]}/v1/session", headers=ann, timeout=60).json()
-        name = session["todo"][0]
-        shown = httpx.get(f"{found[0]}/v1/pairs/{name}/picture", headers=ann, timeout=60)
-        assert shown.headers["content-type"] == "image/png"
-        form = {"pair": name, "ballot": "b", "answers": {one["name"]: "tie" for one in session["criteria"]}}
-        assert httpx.post(f"{found[0]}/v1/votes", json=form, headers=ann, timeout=60).json()["done"] == 1
-        running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=120)
-        assert (running.returncode, err) == (0, ""), out
-    finally:
-        running.kill()
-        running.wait()
-    assert [vote.answers["overall"] for vote in study(campaign).votes()] == ["tie"]
+def test_figures_for_programs(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["judge", "draw", folder, "--pairs", "round-1:round-2", "--samples", "3"]) == 0
+    study = open_study(Campaign(folder), "votes")
+    for vote in votes(study.pairs(), "ann", "==="):
+        study.cast(vote)
+    capsys.readouterr()
+    assert cli.main(["judge", "report", folder, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (rate,) = told["rates"]
+    assert rate["rate"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert rate["rate_without_ties"] == {"value": None, "low": None, "high": None}
+    assert told["num_equal"] == {"round-1:round-2": 0}
+    assert told["criteria"] == ["hallucination", "detail", "fluency", "overall"]
+
+
+def test_mistakes_are_told(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--layers", "round-1,round-2", "--pairs", "round-1:round-2"]
+    assert cli.main(["judge", "draw", folder, *both]) == 2
+    assert "name either layers or pairs of them" in capsys.readouterr().err
+    assert cli.main(["judge", "report", folder, "--study", "mine"]) == 2
+    assert "there is none yet; draw one with vila2 judge draw" in capsys.readouterr().err
+    assert cli.main(["judge", "draw", folder]) == 0
+    assert "alt_text, round-1, round-2" in capsys.readouterr().out
+    assert cli.main(["judge", "draw", folder, "--seed", "1"]) == 2
+    assert "drawn otherwise" in capsys.readouterr().err
+    assert cli.main(["judge", "export", folder, "--to", "votes.xlsx"]) == 2
+    assert ".csv or .parquet" in capsys.readouterr().err

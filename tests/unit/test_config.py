@@ -110,3 +110,28 @@ def test_a_configuration_of_another_version_is_refused_by_name() -> None:
     text = to_yaml(load_config("tiny")).replace("  range_rows:", "  rows_of_old: 3\n  range_rows:")
     with pytest.raises(ConfigError, match=r"campaign.yaml = 'recaption.rows_of_old'.*another version"):
         from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("judge.endpoint=localhost:8000", r"judge.endpoint = 'localhost:8000': must be an address"),
+        ("judge.endpoint='http://h/v1?key=s3cret'", r"judge.endpoint = 'http://h…'.*without user, password and query"),
+        ("judge.endpoint='http://ann:s3cret@h/v1'", r"judge.endpoint = 'http://h…'"),
+        ("judge.endpoint=http://h/v1/chat/completions", r"is one route"),
+        ("judge.key=sk-s3cret", r"judge.key = '…': must be the NAME of an environment variable"),
+        ("judge.temperature=-1", r"judge.temperature"),
+        ("judge.dollars_per_million_input_tokens=-1", r"judge.dollars_per_million_input_tokens"),
+        ("judge.max_side=0", r"judge.max_side"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused_without_its_secrets(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        load_config("tiny", [override])
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_judge_decides_no_fingerprint() -> None:
+    config = load_config("tiny", ["judge.endpoint=https://api.example.org/v1/", "judge.key=MY_KEY"])
+    assert not [name for name in semantic_fields(config, "") if name.startswith("judge")]
+    assert from_yaml(to_yaml(config)).judge.key == "MY_KEY"

@@ -65,15 +65,9 @@ PURE += (
     "campaign.pricelist",
     "campaign.spending",
 )
-PURE += (
-    "judge.study",
-    "judge.pairs",
-    "judge.rubric",
-    "judge.winning",
-    "judge.desks",
-    "judge.gallery",
-    "judge.pictures",
-)
+PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning", "judge.agreement", "judge.export")
+PURE += ("judge.asking", "judge.endpoint", "judge.openanswers", "judge.verdict")
+PURE += ("judge.desks", "judge.gallery", "judge.pictures")
 PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")
@@ -150,7 +144,7 @@ def test_the_pure_rooms_and_every_package_load_no_engine() -> None:
 
 
 def test_the_command_line_loads_rooms_only_when_a_command_runs() -> None:
-    assert loaded_by("import vila2_ray.cli", *HEAVY, "pyarrow", "omegaconf", "pandas", "PIL") == set()
+    assert loaded_by("import vila2_ray.cli", *HEAVY, "pyarrow", "omegaconf", "openai", "pandas", "PIL") == set()
 
 
 def test_public_names_can_be_had() -> None:

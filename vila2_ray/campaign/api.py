@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout
-from vila2_ray.campaign.ledger import Entry, Spent, read_ledger, spent_by_stage
+from vila2_ray.campaign.ledger import JUDGING, Entry, Spent, read_ledger, spent_by_stage
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.screening import open_screening
@@ -161,7 +161,7 @@ class Campaign:
         return caption_costs(spent_by_stage(entries), entries, self.markers(), human, judges_all)
 
     def status(self) -> list[StageStatus]:
-        """Every stage of the campaign, in order."""
+        """Every stage of the campaign, in order; then what models judged."""
         from vila2_ray.campaign.inputs import observe
 
         work = observe(self)
@@ -181,6 +181,19 @@ class Campaign:
             cost = spent.get(stage.name, Spent())
             figures = cost.seconds, cost.gpu_seconds, cost.dollars
             rows.append(StageStatus(stage.name, state, done, total, unit, *figures))
+        return [*rows, *self._judgings()]
+
+    def _judgings(self) -> list[StageStatus]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.ledger():
+            if entry.stage.startswith(JUDGING):
+                found.setdefault(entry.stage, []).append(entry)
+        rows = []
+        for name, entries in found.items():
+            votes = sum(int(entry.figures.get("num_votes") or 0) for entry in entries)
+            cost = spent_by_stage(entries)[name]
+            state = "done" if entries[-1].finished else "running"
+            rows.append(StageStatus(name, state, votes, 0, "votes", cost.seconds, cost.gpu_seconds, cost.dollars))
         return rows
 
     def _begun(self, stage: plans.Stage) -> bool:

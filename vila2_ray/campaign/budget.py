@@ -1,12 +1,17 @@
 """Stops a campaign before it has cost more than its budget. Pure: what is spent is asked of the ledger.
 
 It is a receiver of progress: who tells progress is stopped at that place, where what is finished is kept. What the
-nodes cost in `reserve_seconds` is left of the budget then, to save in what is under way.
+nodes cost in `reserve_seconds` is left of the budget then, to save in what is under way. Who tells none (a model that
+loads, a node that does not come) is interrupted as by Ctrl-C when half of the reserve is gone.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from vila2_ray.errors import BudgetSpent
@@ -24,7 +29,7 @@ class Spending(Protocol):
 
 
 class Budget:
-    """Raises BudgetSpent from `check` and `update`, and from nothing else."""
+    """Raises BudgetSpent from `check`, `update` and `enforced`, and from nothing else."""
 
     def __init__(self, dollars: float, reserve_seconds: float, ledger: Spending) -> None:
         """`dollars` 0: no bound."""
@@ -45,11 +50,41 @@ class Budget:
 
     def note(self, text: str) -> None: ...
 
+    @contextlib.contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Around a driver's work, in the main thread: an interruption by the budget comes out as BudgetSpent."""
+        if not self._dollars or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        over, interrupted = threading.Event(), threading.Event()
+        watch = threading.Thread(target=self._watch, args=(over, interrupted), name="budget", daemon=True)
+        watch.start()
+        try:
+            try:
+                yield
+            finally:
+                over.set()
+                watch.join()
+        except KeyboardInterrupt:
+            if not interrupted.is_set():
+                raise
+            raise BudgetSpent(self._ledger.dollars(), self._dollars, self._stage) from None
+
+    def _watch(self, over: threading.Event, interrupted: threading.Event) -> None:
+        while not over.wait(EVERY_SECONDS):
+            if self._is_spent_but_for(self._reserve_seconds / 2):
+                interrupted.set()
+                _thread.interrupt_main()
+                return
+
     def _stop_if_spent(self) -> None:
         now = time.monotonic()
         if not self._dollars or now - self._checked_at < EVERY_SECONDS:
             return
-        spent = self._ledger.dollars()
-        if spent + self._reserve_seconds / 3600 * self._ledger.dollars_per_hour() >= self._dollars:
-            raise BudgetSpent(spent, self._dollars, self._stage)
+        if self._is_spent_but_for(self._reserve_seconds):
+            raise BudgetSpent(self._ledger.dollars(), self._dollars, self._stage)
         self._checked_at = now
+
+    def _is_spent_but_for(self, seconds: float) -> bool:
+        """Whether no more is left than what all nodes cost in so long."""
+        return self._ledger.dollars() + seconds / 3600 * self._ledger.dollars_per_hour() >= self._dollars

@@ -16,14 +16,14 @@ from vila2_ray.config import Config, DriftConfig, FiltersConfig
 def recaption_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     from vila2_ray.recaption.pipeline import RecaptionJob, recaption
 
-    skill, config = stage.specialist, run.config
+    skill = stage.specialist
     if skill and not beats(run.markers, skill):
         return _left_out(run, stage, fingerprint)
     connect_ray()
     captioner = stage.round - 1 if stage.round else run.best_round
     about = skill or f"{captioner}"
     model, wording, is_full = plans.model_of(about), run.wording(stage), stage.about == "full"
-    latest = max((k for k in range(1, config.rounds.max + 1) if f"filter-{k}" in run.markers), default=0)
+    latest = run.latest_round
     job = RecaptionJob(
         corpus=run.corpus("pretrain"),
         layer=run.layout.layer(stage.layer, fingerprint),
@@ -70,6 +70,7 @@ def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         pick=replace(config.pick, by="none", scorer="") if skill else config.pick,
         previous=run.captions(before) if has_before else None,
         check=check,
+        votes=run.votes(stage),
     )
     judgement = judge_layers(job, ray_map)
     captions = run.markers[plans.captions_of(config, stage.layer)]

@@ -20,11 +20,13 @@ from vila2_ray.campaign.specialists import LEFT_OUT
 from vila2_ray.config import Config, TrainingStage
 from vila2_ray.corpus.catalogue import catalogued_samples
 from vila2_ray.corpus.shards import find_shards
-from vila2_ray.errors import ConfigError
+from vila2_ray.errors import ConfigError, CorpusError, StorageError
 from vila2_ray.model.architecture import Architecture
 from vila2_ray.storage import Store, is_remote
 from vila2_ray.train.memory import Load, StageCost, items_per_sequence, peak_tflops, stage_cost
 
+_QUESTIONS = "evaluate.benchmarks"
+"""Among counts of corpora: the questions of all benchmarks."""
 IMAGE_TEXT_TOKENS = 256
 """Tokens of a caption-length training sample, image included, that a plan assumes where nothing was measured."""
 
@@ -44,7 +46,7 @@ class EstimateRow:
 def estimate(config: Config) -> list[EstimateRow]:
     """A row for each stage, in order, for a campaign that runs all its rounds and specialists.
 
-    Reads shard names and one index each.
+    Reads shard names and one index each, and what benchmarks ask.
     """
     store = Store(config.campaign)
     measured = latest_finished(read_ledger(store))
@@ -108,8 +110,11 @@ def _row(
         )
     rate, workers = _rate(stage, config)
     if rate and samples is not None:
-        tokens = _tokens(stage, config, samples)
-        return _priced(stage, config, samples, tokens, samples / (rate * workers), config.rates.basis or "stated rate")
+        tokens, basis = _tokens(stage, config, samples), config.rates.basis or "stated rate"
+        if stage.kind == "evaluate" and not stage.specialist and config.evaluate.benchmarks:
+            asked = counts[_QUESTIONS]
+            basis += "; without benchmarks" if asked is None else f"; {asked:,} benchmark questions, each as a caption"
+        return _priced(stage, config, samples, tokens, samples / (rate * workers), basis)
     if stage.kind in get_args(TrainingStage) and architecture is not None and samples is not None:
         seconds = cost_of(stage, config, architecture, samples).seconds
         if seconds is not None:
@@ -159,7 +164,9 @@ def stage_samples(stage: plans.Stage, config: Config, counts: dict[str, int | No
         return _built(stage, config, counts)
     if stage.kind == "evaluate":
         heldout = counts["heldout"]
-        return heldout if heldout is None or not stage.specialist else 2 * heldout
+        if heldout is None:
+            return None
+        return 2 * heldout if stage.specialist else heldout + (counts[_QUESTIONS] or 0)
     return pretrain if stage.kind in ("index", "screen", "filter") else None
 
 
@@ -219,10 +226,22 @@ def latest_finished(entries: list[Entry]) -> dict[str, Entry]:
 
 
 def counted(config: Config, store: Store) -> dict[str, int | None]:
-    """Corpus → its samples, or as many as `planning` states where it is not named."""
+    """Corpus → its samples, or as many as `planning` states where it is not named; and questions of benchmarks."""
     skills = [name for skill in config.specialists for name in config.corpora_of(skill)]
     names = dict.fromkeys(("pretrain", "sft", "heldout", *config.corpus.sources, *skills))
-    return {name: _count(config, store, name) or config.planning.samples.get(name) for name in names}
+    corpora = {name: _count(config, store, name) or config.planning.samples.get(name) for name in names}
+    return {**corpora, _QUESTIONS: _questions(config)}
+
+
+def _questions(config: Config) -> int | None:
+    """Of all benchmarks that are asked through the engine; None where one cannot be read from here."""
+    from vila2_ray.evaluate.benchmarks import open_benchmark
+
+    asked = [each for each in config.evaluate.benchmarks.values() if each.kind != "command"]
+    try:
+        return sum(len(open_benchmark(each).items) for each in asked)
+    except (CorpusError, StorageError):
+        return None
 
 
 def _count(config: Config, store: Store, source: str) -> int | None:

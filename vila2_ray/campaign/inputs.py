@@ -22,7 +22,10 @@ def observe(
 
 
 def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict[str, str]:
-    """A stage, `corpus:<source>`, `base`, `scorer` or `boxes` → digest. Raises StageFailed for a stage not done."""
+    """A stage, `corpus:<source>`, `base`, `scorer`, `votes` or `boxes` → digest.
+
+    Raises StageFailed for a stage not done, ConfigError or CorpusError for votes that cannot count.
+    """
     inputs: dict[str, str] = {}
     names = plans.inputs_of(stage, work.config, work.best_round)
     if stage.name in plans.LAST_STAGES:
@@ -47,6 +50,8 @@ def stage_inputs(work: Run, plan: list[plans.Stage], stage: plans.Stage) -> dict
         inputs["heldout_hashes"] = work.heldout_hashes_digest()
     if stage.reads_scorer:
         inputs["scorer"] = work.scorer_digest()
+    if stage.reads_votes and (votes := work.votes(stage)) is not None:
+        inputs["votes"] = votes.digest()
     if stage.reads_boxes and stage.specialist:
         inputs.update(work.boxes_digest(stage.specialist))
     return inputs

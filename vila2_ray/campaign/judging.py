@@ -1,8 +1,9 @@
 """The filter stage: opinions on finished layers, written beside them shard by shard.
 
-A shard is judged whole, by one task and in bounded memory: its captions are flagged by the filters, `pick` chooses
-among those that are kept, and the newest layer's figures go into a sketch of drift. Counts and sketch stand in the
-metadata of that layer's verdict file, which is written last: where it is, nothing of the shard is looked at again.
+A shard is judged whole, by one task and in bounded memory: people's edits take their captions' place, the filters flag
+what would be trained on, votes and `pick` choose among what is kept, and the newest layer's figures, as the model wrote
+it, go into a sketch of drift. Counts and sketch stand in the metadata of that layer's verdict file, which is written
+last: where it is, nothing of the shard is looked at again.
 """
 
 from __future__ import annotations
@@ -18,24 +19,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from vila2_ray.campaign.picking import Picking
 from vila2_ray.campaign.skillcheck import SkillCheck
 from vila2_ray.captions.drift import Sketch, Watched, sketch
-from vila2_ray.captions.filters import Flag, judge, layer_threshold, training_text
-from vila2_ray.captions.pick import pick
+from vila2_ray.captions.filters import judge, layer_threshold, training_text
 from vila2_ray.captions.prompts import Prompts
-from vila2_ray.captions.words import has_content
+from vila2_ray.captions.votes import ALT_TEXT, Place, ShardVotes, Votes
 from vila2_ray.config import FiltersConfig, PickConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.shards import Map, ShardRef
 from vila2_ray.corpus.verdicts import Verdicts
-from vila2_ray.errors import SampleError
 from vila2_ray.schema import VERDICT, Status
-from vila2_ray.storage import Store
 
 _Row = dict[str, Any]
 _COUNTS, _DRIFT = "counts", "drift"
-_IMAGES_AT_ONCE = 16
 _SHARDS_AT_ONCE = 16
 
 
@@ -53,6 +51,8 @@ class JudgeJob:
     """The round before the last layer's; its captions are compared with."""
     check: SkillCheck | None = None
     """What a specialist's captions are held against, beside the filters."""
+    votes: Votes | None = None
+    """What raters say of these layers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Judgement:
 
     flags: dict[str, int]
     """Captions by flag; `captions` (all) and `kept` counted over all judged layers. With `pick`, `samples` that have a
-    caption to pick and `alt_text` that stays with none of them picked."""
+    caption to pick and `alt_text` that stays with none of them picked; `voted`: samples that votes decide. `edited`
+    captions, where there are any."""
     drift: Sketch
     """Of the last layer."""
 
@@ -109,19 +110,37 @@ class _ShardJudge:
         rows = [_captioned(layer, shard) for layer, _ in job.layers]
         numbers = sorted({row["row"] for of_layer in rows for row in of_layer})
         alt_texts = {sample.row: sample.alt_text for sample in job.corpus.read(shard, numbers, images=False)}
+        votes = ShardVotes()
+        if job.votes is not None:
+            votes = job.votes.of_shard(shard.source, shard.shard, self._shown(rows, alt_texts))
+        rows = [_edited(number, of_layer, votes) for number, of_layer in enumerate(rows)]
         flags = [
             self._flags(of_layer, alt_texts, border) for of_layer, border in zip(rows, self._thresholds, strict=True)
         ]
         if job.check is not None:
             flags = [self._checked(job.check, shard, *judged) for judged in zip(rows, flags, strict=True)]
         counts: Counter[str] = Counter()
-        if job.pick.by != "none":
-            counts.update(self._pick(shard, rows, flags, alt_texts))
+        if job.pick.by != "none" or job.votes is not None or len(rows) > 1:
+            picking = Picking(job.corpus, job.filters, job.pick)
+            counts.update(picking(shard, rows, flags, alt_texts, votes.comparisons))
         for of_layer in flags:
             counts.update(_count(of_layer))
+        if num_edited := sum(row["edit"] is not None for of_layer in rows for row in of_layer):
+            counts["edited"] = num_edited
+        if votes.num_stale:
+            counts["stale_votes"] = votes.num_stale
         drift = sketch(self._watched(shard, rows[-1], alt_texts))
         self._write(shard, rows, flags, {_COUNTS: json.dumps(dict(counts)), _DRIFT: drift.to_json()})
         return dict(counts), drift
+
+    def _shown(self, rows: list[list[_Row]], alt_texts: dict[int, str]) -> dict[tuple[int, Place], str]:
+        """What raters are shown of a shard, before any edit."""
+        texts = {
+            (row["row"], (number, row["variant"])): training_text(row["text"], self._job.filters)
+            for number, of_layer in enumerate(rows)
+            for row in of_layer
+        }
+        return texts | {(number, ALT_TEXT): text for number, text in alt_texts.items()}
 
     def _told(self, shard: ShardRef) -> tuple[dict[str, int], Sketch] | None:
         """What an earlier call found in the shard; None where it has not been judged."""
@@ -139,50 +158,14 @@ class _ShardJudge:
 
     def _checked(self, check: SkillCheck, shard: ShardRef, rows: list[_Row], flags: list[list[str]]) -> list[list[str]]:
         """The flags with those of the skill."""
-        texts = [training_text(row["text"], self._job.filters) for row in rows]
-        kept = [(row["row"], text, not found) for row, text, found in zip(rows, texts, flags, strict=True)]
+        texts = [training_text(row["text"], self._job.filters, row["edit"]) for row in rows]
+        # a person has looked: an edit is judged by its form alone
+        kept = [
+            (row["row"], text, not found and row["edit"] is None)
+            for row, text, found in zip(rows, texts, flags, strict=True)
+        ]
         more = check.flags(self._job.corpus, shard, kept)
         return [[*found, *told] for found, told in zip(flags, more, strict=True)]
-
-    def _pick(
-        self, shard: ShardRef, rows: list[list[_Row]], flags: list[list[list[str]]], alt_texts: dict[int, str]
-    ) -> dict[str, int]:
-        """Add `not_picked` to the flags of kept captions that are not chosen; what there was to choose from."""
-        config, kept = self._job.pick, _by_sample(rows, flags)
-        texts = {
-            number: [{**rows[i][j], "text": training_text(rows[i][j]["text"], self._job.filters)} for i, j in places]
-            for number, places in kept.items()
-        }
-        fits = dict(self._similarities(shard, texts, alt_texts)) if config.by == "scorer" else {}
-        num_alt_text = 0
-        for number, places in kept.items():
-            if config.by == "scorer" and number not in fits:
-                chosen = None  # the image could be decoded when it was captioned, and no longer can
-            else:
-                chosen = pick(texts[number], config, *fits.get(number, ()))
-            num_alt_text += chosen is None
-            for at, (i, j) in enumerate(places):
-                if at != chosen:
-                    flags[i][j] = [*flags[i][j], Flag.NOT_PICKED.value]
-        return {"samples": len(kept), "alt_text": num_alt_text}
-
-    def _similarities(
-        self, shard: ShardRef, texts: dict[int, list[_Row]], alt_texts: dict[int, str]
-    ) -> Iterator[tuple[int, tuple[list[float], float | None]]]:
-        """Row → image–text similarity of its captions and of its alt text (None where there is none)."""
-        from vila2_ray.engines.imagetext import open_scorer
-
-        scorer = open_scorer(Store(self._job.pick.scorer).local_folder())
-        for batch in self._job.corpus.read_decoded(shard, sorted(texts), _IMAGES_AT_ONCE):
-            pictures = [(sample, image) for sample, image in batch if not isinstance(image, SampleError)]
-            said = [[row["text"] for row in texts[sample.row]] for sample, _ in pictures]
-            alone = [[alt_texts[s.row]] if has_content(alt_texts[s.row]) else [] for s, _ in pictures]
-            asked = [captions + alt for captions, alt in zip(said, alone, strict=True)]
-            for (sample, _), captions, found in zip(
-                pictures, said, scorer.similarities([image for _, image in pictures], asked), strict=True
-            ):
-                rest = found[len(captions) :]
-                yield sample.row, (found[: len(captions)], rest[0] if rest else None)
 
     def _watched(self, shard: ShardRef, rows: list[_Row], alt_texts: dict[int, str]) -> Iterator[Watched]:
         previous = self._job.previous
@@ -205,7 +188,7 @@ class _ShardJudge:
         newest = len(rows) - 1
         for number, (_, verdicts) in enumerate(self._job.layers):
             judged = [
-                {**{name: row[name] for name in key}, "flags": list(found)}
+                {**{name: row[name] for name in key}, "flags": list(found), "text": row["edit"]}
                 for row, found in zip(rows[number], flags[number], strict=True)
             ]
             table = pa.Table.from_pylist(judged, schema=VERDICT)
@@ -217,14 +200,9 @@ def _captioned(layer: Layer, shard: ShardRef) -> list[_Row]:
     return [row for row in table.to_pylist() if row["status"] == Status.CAPTIONED.value]
 
 
-def _by_sample(rows: list[list[_Row]], flags: list[list[list[str]]]) -> dict[int, list[tuple[int, int]]]:
-    """Row number → (layer, place) of its kept captions, newest layer first, then variants in order."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for i in reversed(range(len(rows))):
-        for j, row in enumerate(rows[i]):
-            if not flags[i][j]:
-                found.setdefault(row["row"], []).append((i, j))
-    return found
+def _edited(layer: int, rows: list[_Row], votes: ShardVotes) -> list[_Row]:
+    """The rows of a layer, each with its `edit`: a person's text in its place, or None."""
+    return [{**row, "edit": votes.edits.get((row["row"], (layer, row["variant"])))} for row in rows]
 
 
 def _count(flags: Iterable[Iterable[str]]) -> dict[str, int]:

@@ -23,6 +23,10 @@ from vila2_ray.errors import Vila2Error
 from vila2_ray.storage import Store
 
 WRITE_SECONDS = 60.0
+CHARGED = "charged_dollars"
+"""Figure of an entry: what somebody else's endpoint took; part of its dollars beside those of nodes."""
+JUDGING = "judge-"
+"""Begins the name of an entry that is no stage of the campaign: a model's votes on a study."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -36,6 +40,7 @@ class Entry:
     """Unix time."""
     seconds: float
     dollars: float
+    """Of all nodes that were up, and what others charged (`CHARGED`)."""
     finished: bool
     figures: dict[str, Any] = field(default_factory=dict)
     gpu_seconds: float = 0.0
@@ -125,14 +130,15 @@ class Ledger:
 
     def _entry(self, running: _Running, finished: bool) -> Entry:
         seconds, rows = running.use.total()
+        figures = dict(running.figures)
         return Entry(
             attempt=self._attempt,
             stage=running.stage,
             started_at=running.started_at,
             seconds=seconds,
-            dollars=sum(row.dollars for row in rows),
+            dollars=sum(row.dollars for row in rows) + float(figures.get(CHARGED) or 0.0),
             finished=finished,
-            figures=dict(running.figures),
+            figures=figures,
             gpu_seconds=sum(row.gpu_seconds for row in rows),
             nodes=[{**asdict(row), "dollars": row.dollars} for row in rows],
         )

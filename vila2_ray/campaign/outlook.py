@@ -96,7 +96,8 @@ def _stage(
         use = caption_use(offer, engine, config, parameters)
         if use is not None and (rate := _measured_rate(measured, use)):
             use = caption_use(offer, engine, config, parameters, rate)
-    else:  # a caption of every held-out sample by one actor; short answers to questions are not counted
+    else:  # by one actor: a caption of every held-out sample, and an answer to every benchmark's question as if it were
+        # a caption; what else held-out samples are asked is not counted
         use = caption_use(offer, replace(config.recaption.engine, min_actors=1, max_actors=1), config, parameters)
     return replace(stage_plan(stage.name, samples, use, offer), operations=work)
 

@@ -34,6 +34,7 @@ class Stage:
     """What it reads of the round that is best once the rounds are over: checkpoints, the layer that it trained on."""
     reads_base: bool = False
     reads_scorer: bool = False
+    reads_votes: bool = False
     reads_boxes: bool = False
     """Of the skill's annotations or detector."""
     skills: tuple[SkillName, ...] = ()
@@ -203,6 +204,7 @@ def _specialist(config: Config, skill: SkillName) -> list[Stage]:
             f"filter-{skill}",
             "filter",
             inputs=(captions_of(config, skill),),
+            reads_votes=bool(config.pick.votes),
             reads_boxes=boxes_are_known(config, skill),
             skills=about,
             fields=("filters", *prompts, read, *kept),
@@ -300,14 +302,21 @@ def _captioning(config: Config, suffix: str, k: int | None, captioner: int | Non
     picks = ("pick",) if config.pick.by != "none" else ()
     by_scorer = config.pick.by == "scorer"
     judge = Stage(
-        f"filter-{suffix}", "filter", k, judged, reads_scorer=by_scorer, fields=("filters", *_PROMPTS, *picks)
+        f"filter-{suffix}",
+        "filter",
+        k,
+        judged,
+        reads_scorer=by_scorer,
+        reads_votes=bool(config.pick.votes),
+        fields=("filters", *_PROMPTS, *picks),
     )
     return [recaption, judge]
 
 
 def layers_judged(config: Config, layer: str) -> tuple[str, ...]:
     """Layers that the filter stage of `layer` writes verdicts on and its round trains on, oldest first."""
-    if config.pick.by == "none" or config.pick.layers == "latest" or not layer.startswith("round-"):
+    picks = config.pick.by != "none" or config.pick.votes
+    if not picks or config.pick.layers == "latest" or not layer.startswith("round-"):
         return (layer,)
     return tuple(f"round-{k}" for k in range(1, int(layer.removeprefix("round-")) + 1))
 

@@ -84,7 +84,7 @@ def run(
         _write_configuration(store, config)
         ledger = Ledger(store, PriceBook.of(config))
         budget = Budget(config.budget, config.budget_reserve_seconds, ledger)
-        with Pulse(store, ledger, markers) as pulse:
+        with Pulse(store, ledger, markers) as pulse, budget.enforced():
             work = Run(config, markers, Several(progress, pulse.meter, budget), lease.epoch, lease.check)
             driver = _Driver(work, plan, lease, ledger, budget, pulse)
             driver.go(selected, explicitly=only is not None)

@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign.ledger import CHARGED
 from vila2_ray.campaign.view import Done, Run, connect_ray
 from vila2_ray.captions.prompts import Prompts
 from vila2_ray.config import Config, EngineConfig, EvaluateConfig, SkillName
@@ -115,6 +116,7 @@ def evaluate_model(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     """A round's model, or the final one, which is asked for every skill as well."""
     started = time.monotonic()
     suite = _suite(run, stage)
+    before = _known(run, stage, suite)
     general, skills = _examine(run, stage, stage.model, stage.skills, suite=suite)
     assert general is not None
     scores = _keep_general(run, stage.model, general)
@@ -122,6 +124,8 @@ def evaluate_model(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     results = _results(run, stage, suite)
     if results:
         summary["benchmarks"] = {name: _told(result) for name, result in results.items()}
+        if charged := _charged(before, results):
+            summary[CHARGED] = charged
     if stage.is_final:
         summary["skills"] = {skill: _keep_skill(run, stage.model, skill, found) for skill, found in skills.items()}
     told = [scores, summary["skills"]] if stage.is_final else scores
@@ -170,7 +174,18 @@ def _suite(run: Run, stage: plans.Stage) -> Suite | None:
         checkpoint=run.markers[f"sft-{stage.about}"].digest,
         seed=run.config.seed,
         asked_by=json.dumps(run.config.recaption.engine_settings, sort_keys=True, default=str),
+        judge=run.config.judge,
     )
+
+
+def _known(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Result | None]:
+    store = run.layout.benchmarks(stage.model)
+    return {name: read_result(store, name) for name in (suite.benchmarks if suite is not None else ())}
+
+
+def _charged(before: Mapping[str, Result | None], now: Mapping[str, Result]) -> float:
+    """Dollars that judges took for what had not been judged before."""
+    return sum(result.charged_dollars for name, result in now.items() if result != before.get(name))
 
 
 def _results(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Result]:
@@ -186,6 +201,9 @@ def _results(run: Run, stage: plans.Stage, suite: Suite | None) -> dict[str, Res
     if decides in results and decides in before and before[decides]["data"] != results[decides].data:
         remedy = "put back the files that round 0 was scored on, or score all rounds anew with --from evaluate-0"
         raise StageFailed(f"{stage.name}: the files of {decides} have changed, and rounds are compared by it: {remedy}")
+    if decides in results and decides in before and before[decides].get("judge", "") != results[decides].judge:
+        remedy = "name the judge that scored round 0, or score all rounds anew with --from evaluate-0"
+        raise StageFailed(f"{stage.name}: another model judges {decides}, and rounds are compared by it: {remedy}")
     return results
 
 
@@ -195,6 +213,7 @@ def _told(result: Result) -> dict[str, Any]:
         "scores": result.scores,
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "data": result.data,
+        **({"judge": result.judge} if result.judge else {}),
     }
 
 

@@ -14,17 +14,21 @@ from vila2_ray.campaign.screening import open_screening, screened_sources
 from vila2_ray.campaign.specialists import kept_skills
 from vila2_ray.campaign.state import Marker
 from vila2_ray.captions.prompts import Prompts
+from vila2_ray.captions.votes import Votes, counting, renamed
 from vila2_ray.config import Config, RecaptionConfig, SkillName
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.screening import Screening, lists_digest
 from vila2_ray.corpus.shardfiles import ShardFiles
 from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.judge.export import read_judgements
 from vila2_ray.progress import Progress
 from vila2_ray.raytasks import spread
 from vila2_ray.storage import Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from vila2_ray.train.job import TrainingSource
 
 _Item = TypeVar("_Item")
@@ -61,6 +65,7 @@ class Run:
     best_round: int = 0
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _base_digest: str = ""
+    _judgements: pa.Table | None = None
 
     @property
     def layout(self) -> Layout:
@@ -131,6 +136,29 @@ class Run:
         from vila2_ray.model.loading import checkpoint_digest
 
         return checkpoint_digest(Store(self.config.pick.scorer).local_folder())
+
+    @property
+    def latest_round(self) -> int:
+        """The last round whose layer has been judged, which the full pass goes on from; 0: none."""
+        return max((k for k in range(1, self.config.rounds.max + 1) if f"filter-{k}" in self.markers), default=0)
+
+    def votes(self, stage: plans.Stage) -> Votes | None:
+        """What raters say of the captions that a filter stage judges; None where they say nothing of them.
+
+        A specialist's captions are not chosen among: of them edits count alone. What the full pass has taken over from
+        the latest round is the same caption, and so is what is said of it.
+        """
+        config = self.config.pick
+        if not config.votes:
+            return None
+        if self._judgements is None:
+            self._judgements = read_judgements(config.votes)
+        layers = plans.layers_judged(self.config, stage.layer)
+        criterion = "" if stage.specialist else config.criterion
+        told = (
+            renamed(self._judgements, f"round-{self.latest_round}", "full") if layers == ("full",) else self._judgements
+        )
+        return counting(told, layers, criterion, config.raters, config.votes)
 
     def boxes_digest(self, skill: SkillName) -> dict[str, str]:
         """`boxes` → digest of a skill's annotations or detector; of the OCR engine only its version is known, and

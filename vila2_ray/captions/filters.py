@@ -1,7 +1,8 @@
 """Flags that keep a caption out of training text. No flag: KEPT. Any flag: LEFT OUT, and the alt text stays.
 
 Flags are opinions about what would be trained on: where `cut_at_repeated_sentence` is on, length, repetition and
-endings are judged after the cut, so that a caption that only ends in a loop keeps its good beginning.
+endings are judged after the cut, so that a caption that only ends in a loop keeps its good beginning. Of a caption that
+a person has edited they judge the edit, by its words alone: how sure the model was of others is nothing against it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from vila2_ray.captions.fuse import cut_at_repeated_sentence
-from vila2_ray.captions.words import contains, ends_sentence, ngrams, sentences, words
+from vila2_ray.captions.words import contains, ends_sentence, has_content, ngrams, sentences, words
 from vila2_ray.config import FiltersConfig
 
 NGRAM = 4
@@ -35,12 +36,16 @@ class Flag(str, Enum):
     ALT_TEXT_COPY = "alt_text_copy"
     LOW_MEAN_LOGPROB = "low_mean_logprob"
     LOW_MIN_LOGPROB = "low_min_logprob"
+    EDITED_OUT = "edited_out"
+    """A person has edited it to nothing."""
     NOT_PICKED = "not_picked"
     """Nothing is wrong with it: `pick` chose another caption of the sample, or its alt text."""
 
 
-def training_text(caption: str, config: FiltersConfig) -> str:
-    """What of a caption is trained on."""
+def training_text(caption: str, config: FiltersConfig, edit: str | None = None) -> str:
+    """What is trained on of a caption; a person's `edit` as it is."""
+    if edit is not None:
+        return edit
     return cut_at_repeated_sentence(caption) if config.cut_at_repeated_sentence else caption
 
 
@@ -53,8 +58,9 @@ def judge(
 ) -> list[list[str]]:
     """Flags of each captioned row, in the order of `Flag`; `not_picked` is not among them (see `pick`).
 
-    `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer; alt texts and prompt
-    texts go with them one by one; `threshold` is the layer's `layer_threshold`, None where no share of it is to go.
+    `rows` need the columns text, finish_reason, mean_logprob and min_logprob of a caption layer, and `edit` where a
+    person has edited the caption; alt texts and prompt texts go with them one by one; `threshold` is the layer's
+    `layer_threshold`, None where no share of it is to go.
     """
     if not len(rows) == len(alt_texts) == len(prompts):
         raise ValueError(
@@ -126,18 +132,29 @@ def copies(text: str, alt_text: str) -> bool:
 
 def _flags(row: Mapping[str, Any], alt_text: str, prompt: str, config: FiltersConfig, threshold: float) -> list[Flag]:
     assert row["text"] is not None, "only captioned rows can be judged"
-    text = training_text(row["text"], config)
+    edit = row.get("edit")
+    if edit is not None and not has_content(edit):
+        return [Flag.EDITED_OUT]
+    text = training_text(row["text"], config, edit)
     said = words(text)
-    mean_logprob, min_logprob = row["mean_logprob"], row["min_logprob"]
     checks = {
         Flag.TOO_SHORT: len(said) < config.min_words,
         Flag.TOO_LONG: len(said) > config.max_words,
         Flag.REPETITION: repeated_ngram_share(said) > config.max_repeated_ngram_share,
-        Flag.UNFINISHED: config.drop_unfinished and row["finish_reason"] == "length" and not ends_sentence(text),
         Flag.PROMPT_ECHO: config.drop_prompt_echo and echoes(text, prompt),
         Flag.ALT_TEXT_COPY: config.drop_alt_text_copy and copies(text, alt_text),
+    }
+    if edit is None:
+        checks |= _of_generation(row, text, config, threshold)
+    return [flag for flag in Flag if checks.get(flag)]
+
+
+def _of_generation(row: Mapping[str, Any], text: str, config: FiltersConfig, threshold: float) -> dict[Flag, bool]:
+    """What speaks against a text that a model wrote just so."""
+    mean_logprob, min_logprob = row["mean_logprob"], row["min_logprob"]
+    return {
+        Flag.UNFINISHED: config.drop_unfinished and row["finish_reason"] == "length" and not ends_sentence(text),
         # not (… >= …): a NaN is a broken forward pass, and no reason to keep a caption
         Flag.LOW_MEAN_LOGPROB: mean_logprob is not None and not mean_logprob >= config.min_mean_logprob,
         Flag.LOW_MIN_LOGPROB: min_logprob is not None and min_logprob < threshold,
     }
-    return [flag for flag, holds in checks.items() if holds]

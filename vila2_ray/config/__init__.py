@@ -28,6 +28,7 @@ from vila2_ray.config.captions import (
     FuseConfig,
     PickConfig,
     PickRule,
+    Raters,
     RecaptionConfig,
     Rule,
     SamplingConfig,
@@ -35,6 +36,7 @@ from vila2_ray.config.captions import (
 from vila2_ray.config.corpus import ColumnsConfig, CorpusConfig, ScreenConfig, SourceConfig, SourceKind, TrainingStage
 from vila2_ray.config.export import AboutConfig, Action, ExportConfig, Finds, HookConfig, PolicyConfig
 from vila2_ray.config.fields import operational, semantic_fields
+from vila2_ray.config.judge import JudgeConfig
 from vila2_ray.config.serving import ServeConfig
 from vila2_ray.config.skills import SkillConfig, SkillName, SkillsConfig
 from vila2_ray.config.training import BaseConfig, Part, StageConfig, Tracker, TrainConfig
@@ -60,12 +62,14 @@ __all__ = [
     "Finds",
     "FuseConfig",
     "HookConfig",
+    "JudgeConfig",
     "Part",
     "PickConfig",
     "PickRule",
     "PlanningConfig",
     "PolicyConfig",
     "PricesConfig",
+    "Raters",
     "RatesConfig",
     "RecaptionConfig",
     "RoundsConfig",
@@ -126,6 +130,8 @@ class Config:
     budget_reserve_seconds: float = operational(120.0)
     """What all nodes cost in so many seconds is kept back of the budget, to stop and save in."""
     serve: ServeConfig = operational(factory=ServeConfig)
+    judge: JudgeConfig = operational(factory=JudgeConfig)
+    """A model that judges captions in pairs and benchmarks' open answers."""
 
     def __post_init__(self) -> None:
         for name in ("budget", "budget_reserve_seconds"):
@@ -140,6 +146,8 @@ class Config:
             known = ", ".join(self.evaluate.benchmarks) or "none yet"
             remedy = f"no such benchmark; those under evaluate.benchmarks are {known}"
             raise ConfigError("rounds.metric", self.rounds.metric, remedy)
+        for name, each in self.evaluate.benchmarks.items():
+            each.check_judge(f"evaluate.benchmarks.{name}", bool(self.judge.endpoint))
         for skill in self.specialists:
             self._check_skill(skill)
         if self.specialists and self.skills.rehearsal and "pretrain" in self.corpus.sources_of("sft"):

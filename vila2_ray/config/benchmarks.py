@@ -50,8 +50,9 @@ class BenchmarkConfig:
     max_missing_share: float = operational(0.01)
     """Where more of its pictures cannot be had, it is refused; fewer are left out and counted."""
     command: tuple[str, ...] = ()
-    """Of mmvet and own, the judge: reads {"question", "truth", "answer"} as JSON, writes a number from 0 to 1. Of
-    command: writes {"scores": {name: number}} as JSON to the file {out}; {checkpoint} is the folder, {data} `path`."""
+    """Of mmvet and own, the judge: reads {"question", "truth", "answer"} as JSON, writes a number from 0 to 1; mmvet
+    without one goes by `judge.endpoint`. Of command: writes {"scores": {name: number}} as JSON to the file {out};
+    {checkpoint} is the folder, {data} `path`."""
     timeout_seconds: float = operational(3600.0)
     """Of the scorer's command, or of one answer's judge."""
 
@@ -63,12 +64,19 @@ class BenchmarkConfig:
                 raise ConfigError(f"{where}.{name}", getattr(self, name), "must not be negative")
         if self.timeout_seconds <= 0:
             raise ConfigError(f"{where}.timeout_seconds", self.timeout_seconds, "must be greater than 0")
-        if self.kind in ("mmvet", "command") and not self.command:
-            what = "the judge that scores open answers" if self.kind == "mmvet" else "your scorer"
-            raise ConfigError(f"{where}.command", self.command, f"name {what}, word by word: [python, mine.py]")
+        if self.kind == "command" and not self.command:
+            raise ConfigError(f"{where}.command", self.command, "name your scorer, word by word: [python, mine.py]")
         if self.kind != "command" and not self.path:
             raise ConfigError(f"{where}.path", self.path, f"name the folder in which {self.kind} lies")
         if self.kind not in ("mmvet", "own", "command") and self.command:
             raise ConfigError(
                 f"{where}.command", self.command, f"{self.kind} has rules of its own and takes no command"
             )
+
+    def check_judge(self, where: str, has_endpoint: bool) -> None:
+        """Raises ConfigError where open answers have nobody who scores them."""
+        if self.kind == "mmvet" and not self.command and not has_endpoint:
+            remedy = (
+                "name the judge that scores open answers, word by word: [python, mine.py]; or a model, judge.endpoint"
+            )
+            raise ConfigError(f"{where}.command", self.command, remedy)

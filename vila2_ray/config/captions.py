@@ -11,6 +11,7 @@ from vila2_ray.errors import ConfigError
 
 Rule = Literal["alt_text", "recaption", "concat", "mixed"]
 PickRule = Literal["none", "mean_logprob", "min_logprob", "agreement", "scorer"]
+Raters = Literal["all", "people"]
 EngineName = Literal["auto", "vllm", "transformers", "fake"]
 
 
@@ -162,13 +163,26 @@ class PickConfig:
     similarity, against which the alt text competes too (as in BLIP's CapFilt, arXiv 2201.12086)."""
     layers: Literal["latest", "all"] = "latest"
     """`latest`: among the variants of the round's own layer. `all`: among those of every round so far; the round then
-    trains on all of these layers. The last full pass always picks among its own variants."""
+    trains on all of these layers. The last full pass always picks among its own variants. With `by: none`, earlier
+    rounds' captions are there for votes alone."""
     scorer: str = operational("")
     """A CLIP or SigLIP folder (safetensors), local or a URI, for `by: scorer`. Its digest enters fingerprints, not its
     path. Texts longer than its context are judged by their beginning."""
     fallback_alt_text: FallbackConfig = field(default_factory=FallbackConfig)
+    votes: str = operational("")
+    """A file of `vila2 judge export` (CSV or Parquet), local or a URI. Where raters have compared a sample's captions,
+    the best voted one is picked, or none where that is the alt text; elsewhere `by` decides. Where a person has edited
+    a caption, the edit is trained on in its place. The votes and edits that count for a layer enter fingerprints, and
+    neither path nor file: votes on one round's captions leave the other rounds as they are."""
+    criterion: str = operational("overall")
+    """Of `votes`: what the better one is better by. Enters fingerprints by the votes that it leaves."""
+    raters: Raters = operational("all")
+    """Of `votes`: whose count, models' as well as people's, or people's alone. Edits are always people's."""
 
     def __post_init__(self) -> None:
+        if not self.criterion or self.criterion == "edit":
+            remedy = "name what was asked of the raters: overall, hallucination, detail or fluency"
+            raise ConfigError("pick.criterion", self.criterion, remedy)
         if (self.by == "scorer") != bool(self.scorer):
             remedy = "name a CLIP or SigLIP folder for pick.by=scorer, and only for it"
             raise ConfigError("pick.scorer", self.scorer, remedy)

@@ -30,7 +30,9 @@ class ServeConfig:
     access_log: bool = operational(True)
     """A line on standard error for each request, without prompts and keys."""
     max_body_mb: float = operational(32.0)
-    """Of one request, in 2**20 bytes."""
+    """Of one request, in 2**20 bytes, with what is fetched for it."""
+    max_bodies_mb: float = operational(1024.0)
+    """Of all requests that are not answered yet, in 2**20 bytes; who brings more gets 429."""
     max_images: int = operational(16)
     """Of one request."""
     max_pixels: int = operational(40_000_000)
@@ -67,6 +69,9 @@ class ServeConfig:
             raise ConfigError("serve.port", self.port, "must lie between 0 (any free one) and 65535")
         if not self.models or len(set(self.models)) < len(self.models):
             raise ConfigError("serve.models", self.models, "name at least one, each once, for example promoted")
+        if self.max_bodies_mb < self.max_body_mb:
+            remedy = f"must not be smaller than serve.max_body_mb = {self.max_body_mb:g}"
+            raise ConfigError("serve.max_bodies_mb", self.max_bodies_mb, remedy)
         if self.max_waiting < 0:
             raise ConfigError("serve.max_waiting", self.max_waiting, "must not be negative")
         if self.max_replicas < self.min_replicas:

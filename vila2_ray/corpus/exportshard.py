@@ -20,7 +20,7 @@ from vila2_ray.corpus.policy import Finding, Policy
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import Reason
 from vila2_ray.schema import Status
 from vila2_ray.screening.rules import Flag
@@ -110,7 +110,7 @@ def _fused(
             continue
         by_layer = [found.get(sample.row, []) for found in captions]
         best: list[dict[str, Any]] = next((found for found in reversed(by_layer) if found), [])
-        texts = [("", training_text(caption["text"], job.filters)) for caption in best]
+        texts = [("", training_text(caption["text"], job.filters, caption["edit"])) for caption in best]
         items = fuse_texts(sample.alt_text, texts, job.fuse.rule)
         text = "\n".join(turn.text for item in items for turn in item)
         is_whole = _is_document(sample) and job.format == "webdataset"
@@ -138,7 +138,7 @@ def _fused(
         counts.words += len(text.split())
         kept = [caption for found in by_layer for caption in found]
         digest = hashlib.sha256(sample.image).hexdigest() if sample.image else _told_digest(kept)
-        cited = [{k: v for k, v in c.items() if k != "image_sha256"} for c in kept]
+        cited = [_cited(caption) for caption in kept]
         yield Fused(sample, text, digest, cited), findings
 
 
@@ -156,19 +156,29 @@ def _captions(
         metadata = layer.metadata(ref.source, ref.shard)
         provenance = {name: metadata.get(name, "") for name in _PROVENANCE}
         tally = counts.captions.setdefault(provenance["layer"], Counter())
-        flags = verdicts.flags(ref.source, ref.shard) if verdicts else {}
+        told = verdicts.opinions(ref.source, ref.shard) if verdicts else Opinions({}, {})
         failed = {}
         for row in layer.read(ref.source, ref.shard).to_pylist():
-            found = flags.get((row["row"], row["variant"]), [])
+            key = (row["row"], row["variant"])
+            found, edit = told.flags.get(key, []), told.edits.get(key)
             tally.update([row["status"], *(f"flag {flag}" for flag in found)])
             if row["status"] == Status.FAILED.value and row["error"] in _BAD_IMAGE:
                 failed[row["row"]] = row["error"]
             if row["status"] != Status.CAPTIONED.value or found:
                 continue
-            tally["kept"] += 1
+            tally.update(["kept"] if edit is None else ["kept", "edited"])
             columns = ("variant", "prompt_id", "text", "mean_logprob", "min_logprob", "image_sha256")
-            kept.setdefault(row["row"], []).append({**provenance, **{name: row[name] for name in columns}})
+            caption = {**provenance, **{name: row[name] for name in columns}, "edit": edit}
+            kept.setdefault(row["row"], []).append(caption)
     return all_kept, failed
+
+
+def _cited(caption: dict[str, Any]) -> dict[str, Any]:
+    """A kept caption as it is exported: of an edited one the edit, of which no model says how sure it is."""
+    told = {name: value for name, value in caption.items() if name not in ("image_sha256", "edit")}
+    if caption["edit"] is not None:
+        told.update(text=caption["edit"], mean_logprob=None, min_logprob=None)
+    return told
 
 
 def _is_document(sample: Sample) -> bool:

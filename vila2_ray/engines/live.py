@@ -58,7 +58,7 @@ class Piece:
     finish_reason: str = ""
     """In the last piece alone. stop: the model ended its turn. length: max_tokens cut it."""
     num_prompt_tokens: int = 0
-    """In the last piece: of the conversation as the model read it, image tokens included."""
+    """Of the conversation as the model read it, image tokens included."""
     mean_logprob: float | None = None
     """In the last piece, where it was asked for: over the output tokens, in the model's own distribution, before
     temperature and top-p."""

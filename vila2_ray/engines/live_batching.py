@@ -54,7 +54,7 @@ class _Asked:
         text = self.spelling.add(row.token_ids[self.num_spelt :])
         self.num_spelt = len(row.token_ids)
         if not row.finish_reason:
-            return Piece(text, self.num_spelt) if text else None
+            return Piece(text, self.num_spelt, num_prompt_tokens=row.num_prompt_tokens) if text else None
         return Piece(
             text=text + self.spelling.finish(),
             num_output_tokens=self.num_spelt,

@@ -80,16 +80,17 @@ class LiveFake:
             raise fake_problem()
         words = self._words(request)
         kept = words[: request.sampling.max_tokens]
+        share = fake_share(words)
+        num_prompt_tokens = 1 + sum(len(turn.text.split()) for turn in request.turns)
         for number, word in enumerate(kept[:-1], start=1):
             if request.streamed:
-                yield Piece(word if number == 1 else f" {word}", number)
+                yield Piece(word if number == 1 else f" {word}", number, num_prompt_tokens=num_prompt_tokens)
             await self._pass(self.behaviour.seconds_per_token)
-        share = fake_share(words)
         yield Piece(
             text=(" " * (len(kept) > 1) + kept[-1]) if request.streamed else " ".join(kept),
             num_output_tokens=len(kept),
             finish_reason="stop" if len(kept) == len(words) else "length",
-            num_prompt_tokens=1 + sum(len(turn.text.split()) for turn in request.turns),
+            num_prompt_tokens=num_prompt_tokens,
             mean_logprob=-share if request.with_logprobs else None,
             min_logprob=-2 * share if request.with_logprobs else None,
         )

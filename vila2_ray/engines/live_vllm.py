@@ -186,13 +186,14 @@ class _Account:
         said = ids[:-1] if ended and ids else ids
         self.num_output_tokens += len(said)
         text = self._spelling.add(said) if self._spelling else ""
+        num_prompt_tokens = len(output.prompt_token_ids or ())
         if not output.finished:
-            return Piece(text, self.num_output_tokens) if text else None
+            return Piece(text, self.num_output_tokens, num_prompt_tokens=num_prompt_tokens) if text else None
         return Piece(
             text=text + self._spelling.finish() if self._spelling else whole_text(self._tokenizer, said),
             num_output_tokens=self.num_output_tokens,
             finish_reason="stop" if ended else "length",
-            num_prompt_tokens=len(output.prompt_token_ids or ()),
+            num_prompt_tokens=num_prompt_tokens,
             mean_logprob=self._sum / max(self._num_logprobs, 1) if self._with_logprobs else None,
             min_logprob=self._min if self._with_logprobs else None,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from vila2_ray.config import BenchmarkConfig, BenchmarkKind
+from vila2_ray.config import BenchmarkConfig, BenchmarkKind, JudgeConfig
 from vila2_ray.errors import CorpusError
 from vila2_ray.evaluate.items import Item
 from vila2_ray.evaluate.judging import CommandJudge
@@ -20,12 +20,13 @@ from vila2_ray.evaluate.published.yesno import read_mme, read_pope
 from vila2_ray.evaluate.rules.captioning import CIDER
 from vila2_ray.evaluate.rules.exact import EXACT, OWN
 from vila2_ray.evaluate.rules.hallucination import CHAIR
-from vila2_ray.evaluate.rules.judged import judged_by
+from vila2_ray.evaluate.rules.judged import judged_by, judged_together
 from vila2_ray.evaluate.rules.letters import MMBENCH, SCIENCEQA, SEED
 from vila2_ray.evaluate.rules.mmmu import MMMU
 from vila2_ray.evaluate.rules.tally import Rule
 from vila2_ray.evaluate.rules.vqa import SHORT, VQAV2
 from vila2_ray.evaluate.rules.yesno import MME, POPE
+from vila2_ray.judge.openanswers import EndpointJudge
 
 
 class Kind(NamedTuple):
@@ -64,10 +65,17 @@ class Opened(NamedTuple):
     """Questions that are left out, for their pictures are not there."""
     digest: str
     """Of its annotation files."""
+    judge: EndpointJudge | None = None
+    """The model that scores, where one does."""
 
 
-def open_benchmark(config: BenchmarkConfig) -> Opened:
-    """Read its annotations and list its pictures.
+def goes_by_endpoint(config: BenchmarkConfig) -> bool:
+    """Whether a model is asked how right its answers are."""
+    return config.kind in KINDS and KINDS[config.kind].rule is None and not config.command
+
+
+def open_benchmark(config: BenchmarkConfig, judge: JudgeConfig | None = None) -> Opened:
+    """Read its annotations and list its pictures. `judge` scores open answers that no command of the user's does.
 
     Raises CorpusError for files that are not what they should be, where there is nothing to ask, or where too many
     pictures are missing; StorageError.
@@ -80,10 +88,16 @@ def open_benchmark(config: BenchmarkConfig) -> Opened:
         raise CorpusError(files.store.uri, "nothing to ask is in there", f"Look at `split` of this {config.kind}")
     if len({item.id for item in items}) < len(items):
         raise CorpusError(files.store.uri, "two questions have the same id", "Leave out files that repeat others")
-    rule = judged_by(CommandJudge(config.command, config.timeout_seconds)) if config.command else kind.rule
-    assert rule is not None, "EvaluateConfig asks for a judge"
+    rule, model = kind.rule, None
+    if config.command:
+        rule = judged_by(CommandJudge(config.command, config.timeout_seconds))
+    elif goes_by_endpoint(config):
+        assert judge is not None, "the configuration asks for a judge"
+        model = EndpointJudge(judge)
+        rule = judged_together(model.score)
+    assert rule is not None
     chosen = choose(items, config.max_items)
-    return Opened(chosen, rule, config.max_tokens or kind.max_tokens, missing, files.digest)
+    return Opened(chosen, rule, config.max_tokens or kind.max_tokens, missing, files.digest, model)
 
 
 def check_missing(config: BenchmarkConfig, missing: int, total: int, examples: Sequence[str]) -> None:

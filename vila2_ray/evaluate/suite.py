@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vila2_ray.captions.prompts import seed as seed_of
-from vila2_ray.config import BenchmarkConfig, SamplingConfig, semantic_fields
+from vila2_ray.config import BenchmarkConfig, JudgeConfig, SamplingConfig, semantic_fields
 from vila2_ray.corpus.images import decode_image
 from vila2_ray.engines.base import Engine, GenerationRequest, generate
 from vila2_ray.errors import CorpusError, Reason, SampleError
-from vila2_ray.evaluate.benchmarks import Opened, check_missing, open_benchmark
+from vila2_ray.evaluate.benchmarks import Opened, check_missing, goes_by_endpoint, open_benchmark
 from vila2_ray.evaluate.items import Item
 from vila2_ray.evaluate.judging import run_scorer
 from vila2_ray.evaluate.rules.tally import Estimate, estimate
@@ -77,6 +77,10 @@ class Result:
     checkpoint: str = ""
     """Digest of the weights that were asked."""
     engine: str = ""
+    judge: str = ""
+    """The model that scored open answers."""
+    charged_dollars: float = 0.0
+    """What the judge's endpoint took for that."""
     key: str = ""
     seconds: float = 0.0
 
@@ -93,19 +97,23 @@ class Suite:
     seed: int = 0
     asked_by: str = ""
     """What else decides answers, as text: quantisation, settings of the image processor."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The model that scores open answers."""
 
     def ask(self, opener: Callable[[], Engine], progress: Progress | None = None) -> dict[str, Result]:
         """Results of all benchmarks that an engine answers; it is opened when there is something to ask.
 
-        Raises CorpusError, StageFailed (a judge), StorageError, EngineDied.
+        Raises CorpusError, ConfigError and StageFailed (a judge), StorageError, EngineDied.
         """
         progress, found = progress or NullProgress(), {}
         for name, config in self.benchmarks.items():
             if config.kind == "command":
                 continue
-            opened = open_benchmark(config)
+            opened = open_benchmark(config, self.judge)
             key = self._key(config, opened.digest)
             if (known := self._known(name, key)) is None:
+                if opened.judge is not None:
+                    opened.judge.look()
                 known = self._ask_one(name, config, opened, key, opener(), progress)
             found[name] = known
         return found
@@ -139,6 +147,8 @@ class Suite:
 
     def _key(self, config: BenchmarkConfig, data: str) -> str:
         told = [self.checkpoint, semantic_fields(config, ""), data, self.asked_by, self.seed]
+        if goes_by_endpoint(config):
+            told.append(["judged by", self.judge.model])
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def _known(self, name: str, key: str) -> Result | None:
@@ -175,6 +185,8 @@ class Suite:
             data=opened.digest,
             checkpoint=self.checkpoint,
             engine=f"{engine.name} {engine.version}",
+            judge=opened.judge.model if opened.judge else "",
+            charged_dollars=opened.judge.dollars if opened.judge else 0.0,
             key=key,
             seconds=time.monotonic() - started,
         )
@@ -190,6 +202,8 @@ def sentence(result: Result) -> str:
     told += "" if math.isnan(low) else f" ({low:.4f}–{high:.4f})"
     told += f", {result.num_items:,} questions" if result.num_items else ""
     told += f", {result.num_failed:,} without an answer" if result.num_failed else ""
+    told += f", judged by {result.judge}" if result.judge else ""
+    told += f" for ${result.charged_dollars:.4f}" if result.charged_dollars else ""
     return told + (f", {result.num_missing:,} left out for want of a picture" if result.num_missing else "")
 
 

@@ -34,6 +34,7 @@ from vila2_ray.report.data import (
 )
 from vila2_ray.report.draw import draw_samples
 from vila2_ray.report.drift import drift_borders
+from vila2_ray.report.judges import collect_studies
 from vila2_ray.report.tally import tally_layers
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
     if tally.has_variants:
         notes.append("Layers hold several variants per sample; samples show the first, counts are of all.")
     drift = _drift(campaign, config, list(layers), notes)
+    studies = collect_studies(campaign, notes)
     indexed = markers["index"].summary.get("pretrain", {}) if "index" in markers else {}
     return ReportData(
         campaign=config.campaign,
@@ -74,6 +76,7 @@ def collect(campaign: Campaign, num_samples: int = 48) -> ReportData:
         specialists=_specialists(specialists),
         final=_final(campaign, specialists),
         benchmarks=collect_benchmarks(campaign),
+        studies=studies,
         layers=tuple(tally.layers),
         alt_words=tally.alt_words,
         drift=drift,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vila2_ray.judge.winning import Figures
+
 MISSING = "missing"
 """Status of a caption that its layer does not hold yet; the others are `schema.Status`."""
 
@@ -51,6 +53,8 @@ class Caption:
     text: str = ""
     flags: tuple[str, ...] = ()
     """Verdicts that leave this caption out of training."""
+    is_edited: bool = False
+    """`text` is a person's, trained on in place of the model's."""
     error: str = ""
     error_detail: str = ""
     prompt_id: str = ""
@@ -193,6 +197,14 @@ class BenchmarkScores:
 
 
 @dataclass(frozen=True)
+class JudgedStudy:
+    """Pairs of captions, and which of the two people and models find better."""
+
+    name: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
 class StageCost:
     """A stage's ledger, all attempts summed."""
 
@@ -255,6 +267,7 @@ class ReportData:
     final: FinalModel | None = None
     benchmarks: tuple[BenchmarkScores, ...] = ()
     """Of each model that was asked, in the order of training."""
+    studies: tuple[JudgedStudy, ...] = ()
     layers: tuple[LayerFacts, ...] = ()
     alt_words: Words | None = None
     drift: tuple[LayerDrift, ...] = ()

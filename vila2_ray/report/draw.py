@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample as CorpusSample
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import SampleError
 from vila2_ray.report.data import MISSING, Caption, Sample
 from vila2_ray.report.evidence import Evidence, evidence
@@ -90,13 +90,16 @@ def _read(corpus: Corpus | None, shard: str, rows: list[int]) -> dict[int, Corpu
 def _captions(
     name: str, layer: Layer, verdicts: Verdicts | None, source: str, shard: str, rows: list[int]
 ) -> dict[int, dict[str, Any]]:
-    """Row → the layer's columns for its first variant, and `flags`."""
+    """Row → the layer's columns for its first variant, `flags`, and `edit` where a person has given it another text."""
     if not layer.has(source, shard):
         return {}
     table = layer.read(source, shard)
     table = table.filter(pc.and_(pc.is_in(table["row"], pc.cast(rows, "int32")), pc.equal(table["variant"], 0)))
-    flags = verdicts.flags(source, shard) if verdicts is not None else {}
-    return {row["row"]: {**row, "flags": flags.get((row["row"], 0), [])} for row in table.to_pylist()}
+    told = verdicts.opinions(source, shard) if verdicts is not None else Opinions({}, {})
+    return {
+        row["row"]: {**row, "flags": told.flags.get((row["row"], 0), []), "edit": told.edits.get((row["row"], 0))}
+        for row in table.to_pylist()
+    }
 
 
 def _sample(
@@ -136,13 +139,14 @@ def _caption(
 ) -> Caption:
     if row is None:
         return Caption(layer, MISSING, is_specialists=is_specialists)
-    text = row["text"] or ""
+    text = row["edit"] or row["text"] or ""  # one that was edited to nothing is shown as it was, with its flag
     found = evidence(layer, text, truth, names) if is_specialists else Evidence()
     return Caption(
         layer=layer,
         status=row["status"],
         text=text,
         flags=tuple(row["flags"]),
+        is_edited=bool(row["edit"]),
         error=row["error"] or "",
         error_detail=row["error_detail"] or "",
         prompt_id=row["prompt_id"] or "",

@@ -25,6 +25,7 @@ from vila2_ray.report.data import Caption, LayerFacts, ReportData, RoundScores, 
 from vila2_ray.report.diff import marked, word_diff
 from vila2_ray.report.drift import drift_panels, drift_rows
 from vila2_ray.report.headline import headline
+from vila2_ray.report.judges import RATE_HEAD, RATE_TEXTS, judged_tables
 from vila2_ray.report.pictures import data_uri, size_of
 
 MAX_CHARS = 2000
@@ -56,6 +57,9 @@ def render(data: ReportData) -> str:
         errors=_counts(data.layers, {layer.name: layer.errors for layer in data.layers}),
         score_tables=_score_tables(data),
         benchmarks=benchmark_rows(data.benchmarks),
+        judged=judged_tables(data.studies),
+        rate_head=RATE_HEAD,
+        rate_texts=RATE_TEXTS,
         specialist_rows=[_specialist(found) for found in data.specialists],
         final_rows=[_beside(*row) for row in data.final.rows] if data.final else [],
         cost=_cost(data),
@@ -338,6 +342,8 @@ def _mistakes(caption: Caption) -> int:
 
 def _meta(caption: Caption) -> str:
     parts = [f"prompt {caption.prompt_id}"] if caption.prompt_id else []
+    if caption.is_edited:
+        return ", ".join([*parts, "edited by a person"])
     if caption.mean_logprob is not None:
         parts.append(f"mean log-probability {caption.mean_logprob:.2f}")
     if caption.finish_reason:

@@ -90,6 +90,20 @@ def range_bar(low: float, mean: float, high: float, largest: float) -> Markup:
     )
 
 
+def share_bar(low: float, value: float, high: float) -> Markup:
+    """A share with its interval, beside a line at one half, where neither of two is better."""
+    left, middle, right = (round(100 * min(1.0, max(0.0, share)), 2) for share in (low, value, high))
+    return _strip(
+        element("rect", {"class": "track", "x": 0, "y": 0, "width": 100, "height": 10}),
+        element("rect", {"class": "half", "x": 49.75, "y": 0, "width": 0.5, "height": 10}),
+        element("rect", {"class": "span", "x": left, "y": 2, "width": max(0.6, round(right - left, 2)), "height": 6}),
+        element(
+            "rect",
+            {"class": "fill", "x": min(98.8, max(0, round(middle - 0.6, 2))), "y": 0, "width": 1.2, "height": 10},
+        ),
+    )
+
+
 def boxes(size: tuple[int, int], found: Sequence[DrawnBox]) -> Markup:
     """Boxes with their names, to lie over a picture of this width and height whatever size it is shown at."""
     scale_x, scale_y = (side / max(size) for side in size)

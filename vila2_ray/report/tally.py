@@ -13,7 +13,7 @@ import pyarrow as pa
 from vila2_ray.captions.words import words
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.report.data import LayerFacts, Words
 from vila2_ray.schema import Status
 
@@ -78,13 +78,13 @@ def _count(
         _dead_letters(table, source, shard, errors, tally)
         tally.rows[source, shard] = max(tally.rows[source, shard], 1 + max(table["row"].to_pylist(), default=-1))
         tally.has_variants |= any(table["variant"].to_pylist())
-        texts = [text for text in table["text"].to_pylist() if text is not None]
-        lengths += [len(words(text)) for text in texts[:MAX_TEXTS_PER_SHARD]]
-        if verdicts is not None:
-            judged = verdicts.flags(source, shard)
-            num_flagged += len(judged)
-            flags.update(flag for found in judged.values() for flag in found)
-            tally.flagged |= {(source, shard, row) for row, _ in judged}
+        told = verdicts.opinions(source, shard) if verdicts is not None else Opinions({}, {})
+        texts = zip(*(table[name].to_pylist() for name in ("row", "variant", "text")), strict=True)
+        said = [told.edits.get((row, variant)) or text for row, variant, text in texts if text is not None]
+        lengths += [len(words(text)) for text in said[:MAX_TEXTS_PER_SHARD]]
+        num_flagged += len(told.flags)
+        flags.update(flag for found in told.flags.values() for flag in found)
+        tally.flagged |= {(source, shard, row) for row, _ in told.flags}
     return LayerFacts(
         name=name,
         num_captioned=statuses[Status.CAPTIONED.value],

@@ -1,14 +1,17 @@
-"""Bounds a request's body: its bytes, announced and counted, and the time that it takes to come in."""
+"""Bounds requests' bodies: the bytes of each, announced and counted, those of all, and the time that they take."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vila2_ray.serve.problems import Problem
+from vila2_ray.errors import Overloaded
+from vila2_ray.serve.brought import BY_THIS_REQUEST, Brought, Hold, too_large
+from vila2_ray.serve.problems import Problem, problem_of
 from vila2_ray.serve.refusing import refuse
 
 GRACE_SECONDS = 20.0
@@ -18,7 +21,8 @@ LEAST_BYTES_PER_SECOND = 32 * 1024
 
 
 class Bodies:
-    """ASGI: answers 413 to bodies of more than `max_bytes`, 408 to those that come too slowly.
+    """ASGI: answers 413 to bodies of more than `max_bytes`, 408 to those that come too slowly, and 429 to what would
+    make all that are in hand more than `max_bytes_in_all` (None: any).
 
     The app reads on until then; it sees a client that went away, and what it answers to that is dropped.
     """
@@ -27,10 +31,12 @@ class Bodies:
         self,
         app: ASGIApp,
         max_bytes: int,
+        max_bytes_in_all: int | None = None,
+        *,
         grace_seconds: float = GRACE_SECONDS,
         least_bytes_per_second: float = LEAST_BYTES_PER_SECOND,
     ) -> None:
-        self.app, self.max_bytes = app, max_bytes
+        self.app, self.hold = app, Hold(max_bytes, sys.maxsize if max_bytes_in_all is None else max_bytes_in_all)
         self.grace_seconds, self.least_bytes_per_second = grace_seconds, least_bytes_per_second
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,13 +49,14 @@ class Bodies:
                 400, "bad-length", "Bad Content-Length", f"Content-Length = {announced[:40]!r}: no number"
             )
             await refuse(problem, scope, receive, send)
-        elif len(announced) > 18 or int(announced) > self.max_bytes:
-            await refuse(self._too_large(), scope, receive, send)
+        elif len(announced) > 18 or int(announced) > self.hold.max_bytes:
+            await refuse(too_large(self.hold.max_bytes), scope, receive, send)
         else:
             await self._pass_on(scope, receive, send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _Body(self, receive)
+        brought = Brought(self.hold)
+        body = _Body(self, receive, brought)
         has_begun = False
 
         async def send_unless_cut(message: Message) -> None:
@@ -58,25 +65,25 @@ class Bodies:
                 has_begun = True
                 await send(message)
 
+        token = BY_THIS_REQUEST.set(brought)
         try:
             await self.app(scope, body.receive, send_unless_cut)
         except Exception:
             if has_begun or body.problem is None:
                 raise
+        finally:
+            brought.release()
+            BY_THIS_REQUEST.reset(token)
         if body.problem is not None and not has_begun:
             await refuse(body.problem, scope, receive, send)
-
-    def _too_large(self) -> Problem:
-        detail = f"the request's body is larger than {self.max_bytes:,} bytes: send fewer or smaller pictures at once"
-        return Problem(413, "body-too-large", "Too many bytes", detail)
 
 
 class _Body:
     """One request's body as it comes in."""
 
-    def __init__(self, bounds: Bodies, receive: Receive) -> None:
-        self._bounds, self._receive = bounds, receive
-        self._num_bytes, self._since = 0, 0.0
+    def __init__(self, bounds: Bodies, receive: Receive, brought: Brought) -> None:
+        self._bounds, self._receive, self._brought = bounds, receive, brought
+        self._since = 0.0
         self._is_whole = False
         self.problem: Problem | None = None
         """Why it was cut off."""
@@ -95,13 +102,14 @@ class _Body:
             detail = f"the body came slower than {least:,.0f} bytes a second"
             self.problem = Problem(408, "body-too-slow", "The body did not come in time", detail)
             return {"type": "http.disconnect"}
-        self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes > self._bounds.max_bytes:
-            self.problem = self._bounds._too_large()
+        try:
+            self._brought.add(len(message.get("body", b"")))
+        except (Problem, Overloaded) as error:
+            self.problem = problem_of(error)
             return {"type": "http.disconnect"}
         self._is_whole = not message.get("more_body", False)
         return message
 
     def _left_seconds(self) -> float:
-        allowed = self._bounds.grace_seconds + self._num_bytes / self._bounds.least_bytes_per_second
+        allowed = self._bounds.grace_seconds + self._brought.num_bytes / self._bounds.least_bytes_per_second
         return max(0.0, self._since + allowed - time.monotonic())

@@ -18,6 +18,7 @@ import h11
 from vila2_ray import __version__
 from vila2_ray.config.serving import ServeConfig
 from vila2_ray.serve.addresses import Target, is_public, refused, target
+from vila2_ray.serve.brought import BY_THIS_REQUEST
 from vila2_ray.serve.problems import Problem
 
 _MAX_REDIRECTS = 3
@@ -57,8 +58,8 @@ class Internet:
 async def fetch(url: str, settings: ServeConfig, network: Network | None = None) -> bytes:
     """What stands at an http(s) address, within `serve.max_body_mb` and `serve.fetch_timeout_seconds`.
 
-    Raises Problem: 422 where fetching is off, the address is not of the open internet, or it does not answer with
-    something; 413 where that is too large.
+    It counts as if the request had brought it. Raises Problem: 422 where fetching is off, the address is not of the
+    open internet, or it does not answer with something; 413 where that is too large. Raises Overloaded.
     """
     if not settings.fetch_urls:
         detail = "this endpoint fetches none (serve.fetch_urls): send the picture itself, as base64 or a data: URL"
@@ -134,9 +135,11 @@ class _Exchange:
         return await self._body()
 
     async def _body(self) -> bytes:
-        body = bytearray()
+        body, brought = bytearray(), BY_THIS_REQUEST.get()
         while isinstance(event := await self._next(), h11.Data):
             body += event.data
+            if brought is not None:
+                brought.add(len(event.data))
             if len(body) > self._max_bytes:
                 raise _too_large(self._max_bytes)
         return bytes(body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from typing import Any
 
@@ -16,6 +15,7 @@ from vila2_ray.serve.cluster import QUIET
 from vila2_ray.serve.configuring import Setup
 from vila2_ray.serve.line import DEPLOYMENT, ServeLine, in_our_words, result
 from vila2_ray.serve.replica import Replica
+from vila2_ray.serve.room import FreeNode, num_that_fit
 from vila2_ray.serve.states import Phase, Run, Version
 
 ASK_SECONDS = 10.0
@@ -84,9 +84,8 @@ class ServeFleet:
 
     async def room(self) -> int:
         engine = self._setup.config.recaption.engine
-        free = await asyncio.to_thread(ray.available_resources)
         needs = {"CPU": engine.cpus_per_actor, "GPU": engine.gpus_per_actor}
-        return min(math.floor(free.get(name, 0.0) / need) for name, need in needs.items() if need > 0)
+        return num_that_fit(await asyncio.to_thread(_free_nodes), needs, engine.label_selector)
 
     async def close(self) -> None:
         """End all versions, and wait until they are gone, for as long as answers may take."""
@@ -133,6 +132,14 @@ def _deployment(setup: Setup, version: Version) -> Any:
         logging_config=QUIET,
     )
     return deployment.bind(setup.worker(version))
+
+
+def _free_nodes() -> list[FreeNode]:
+    from ray._private.state import available_resources_per_node  # nothing public tells them apart
+
+    free = available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [FreeNode(free.get(node["NodeID"], {}), node.get("Labels", {})) for node in alive]
 
 
 def _deploy(application: Any, name: str) -> None:

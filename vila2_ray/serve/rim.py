@@ -68,7 +68,8 @@ def install(
     schema = [app.openapi_url] if app.openapi_url else []
     hide_keys()
     # The last one added is the outermost.
-    app.add_middleware(Bodies, max_bytes=int(settings.max_body_mb * 2**20))
+    whole, all_of_them = (int(mb * 2**20) for mb in (settings.max_body_mb, settings.max_bodies_mb))
+    app.add_middleware(Bodies, max_bytes=whole, max_bytes_in_all=all_of_them)
     app.add_middleware(Gate, keys=keys, open_paths=(*docs, *schema, *page_paths(), *open_paths))
     app.add_middleware(Rim, metrics=metrics, docs_paths=docs, names_answers=names_answers)
 

@@ -36,7 +36,7 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import ConfigError, SampleError
 from vila2_ray.schema import Status
 from vila2_ray.storage import Store
@@ -56,7 +56,8 @@ class _Range(NamedTuple):
 class CaptionDataset(IterableDataset[dict[str, Any]]):
     """Samples as `{"image", "alt_text", "captions": {layer: [text, …]}, "sample_id", "source", "shard", "row"}`.
 
-    A layer's texts are those of the sample's variants that no verdict flags, in order; the list may be empty.
+    A layer's texts are those of the sample's variants that no verdict flags, in order, as the model wrote them or as a
+    person has edited them; the list may be empty.
     """
 
     def __init__(
@@ -165,12 +166,13 @@ def _texts(layer: Layer, verdicts: Verdicts | None, ref: ShardRef) -> dict[int, 
     """Row → its kept captions; empty for a shard that the layer does not have."""
     if not layer.has(ref.source, ref.shard):
         return {}
-    flags = verdicts.flags(ref.source, ref.shard) if verdicts is not None else {}
+    told = verdicts.opinions(ref.source, ref.shard) if verdicts is not None else Opinions({}, {})
     table = layer.read(ref.source, ref.shard, ["row", "variant", "status", "text"])
     texts: dict[int, list[str]] = {}
     for row in table.to_pylist():
-        if row["status"] == Status.CAPTIONED.value and (row["row"], row["variant"]) not in flags:
-            texts.setdefault(row["row"], []).append(row["text"] or "")
+        key = (row["row"], row["variant"])
+        if row["status"] == Status.CAPTIONED.value and key not in told.flags:
+            texts.setdefault(row["row"], []).append(told.edits.get(key, row["text"] or ""))
     return texts
 
 

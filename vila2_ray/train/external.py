@@ -84,7 +84,8 @@ def manifest(job: TrainingJob, plan: PackPlan, out: Path) -> dict[str, Any]:
 
     `plan` names every training item in training order: step t is the sequences [t·G, (t+1)·G) for G = batch_size. An
     item that is not in it was screened out, taken down, or is too long; it must not be trained on. Row n of a shard's
-    caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out.
+    caption file with variant v belongs to the n-th sample of the shard; rows of its verdicts with flags are left out,
+    and where their `text` is not null, it is trained on, uncut, in the caption's place.
     Captions of a layer that names a specialist answer one of that skill's `questions`; by themselves they are nothing.
     Of a source with `apart`, every question of a conversation with its answer is an item; of one without `alt_text`,
     only the layers are trained on.

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from vila2_ray.captions.fuse import IMAGE_PLACE, cut_at_repeated_sentence, fuse
+from vila2_ray.captions.filters import training_text
+from vila2_ray.captions.fuse import IMAGE_PLACE, fuse
 from vila2_ray.captions.prompts import Prompts, seed
 from vila2_ray.captions.words import has_content
 from vila2_ray.config import Config, SourceKind, TrainingStage
@@ -27,7 +28,7 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.samples import Sample
 from vila2_ray.corpus.screening import Screening
 from vila2_ray.corpus.shards import ShardRef
-from vila2_ray.corpus.verdicts import Verdicts
+from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import Reason
 from vila2_ray.schema import Status
 from vila2_ray.skills.turns import turns
@@ -144,15 +145,15 @@ class StageItems:
     def _read_captions(self, shard: ShardRef) -> Captions:
         kept: dict[int, list[Said]] = {}
         bad: set[int] = set()
-        for skill, layer, verdicts in (*(("", *told) for told in self.layers), *self.specialists):
-            flags = verdicts.flags(shard.source, shard.shard) if verdicts else {}
+        for skill, layer, verdicts in (*(("", *pair) for pair in self.layers), *self.specialists):
+            told = verdicts.opinions(shard.source, shard.shard) if verdicts else Opinions({}, {})
             table = layer.read(shard.source, shard.shard, ["row", "variant", "status", "text", "error", "prompt_id"])
             for row in table.to_pylist():
+                key = (row["row"], row["variant"])
                 if row["error"] in BAD_IMAGE:
                     bad.add(row["row"])
-                elif row["status"] == Status.CAPTIONED.value and (row["row"], row["variant"]) not in flags:
+                elif row["status"] == Status.CAPTIONED.value and key not in told.flags:
                     text = (row["text"] or "").replace(IMAGE_PLACE, " ")
-                    if self.config.filters.cut_at_repeated_sentence:
-                        text = cut_at_repeated_sentence(text)
+                    text = training_text(text, self.config.filters, told.edits.get(key))
                     kept.setdefault(row["row"], []).append(Said(row["prompt_id"], text, row["variant"], skill))
         return kept, bad

@@ -7,18 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from tests.unit.campaign.folders import begin, finish
+from tests.unit.campaign.layers import write_corpus
 from tests.unit.evaluate.published.folders import picture, write_lines
 from vila2_ray.campaign import plan as plans
+from vila2_ray.campaign import scoring
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.inputs import observe
 from vila2_ray.campaign.saturation import decide
-from vila2_ray.campaign.scoring import Examination, _results, _suite
-from vila2_ray.campaign.state import read_main_scores, read_markers, read_round_scores, write_marker
+from vila2_ray.campaign.scoring import Examination, _charged, _results, _suite
+from vila2_ray.campaign.stages import WORK
+from vila2_ray.campaign.state import Marker, read_main_scores, read_markers, read_round_scores, write_marker
 from vila2_ray.config import Config, EngineConfig
 from vila2_ray.errors import ConfigError, StageFailed
+from vila2_ray.evaluate.suite import Result
+from vila2_ray.raytasks import MAX_RETRIES
 from vila2_ray.recipe import from_yaml, load_config, to_yaml
 from vila2_ray.storage import Store
 
@@ -134,6 +140,51 @@ def test_an_examination_asks_benchmarks_through_its_engine(tmp_path: Path) -> No
     assert set(Campaign(config.campaign).benchmarks()) == {"vlm-0"}
 
 
+class InProcess:
+    """Ray's task of an evaluate stage, without a cluster: what goes in and out is pickled, as it is there."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def remote(self, *given: Any) -> Any:
+        return cloudpickle.loads(cloudpickle.dumps(self._function(*cloudpickle.loads(cloudpickle.dumps(given)))))
+
+
+def test_an_evaluate_stage_asks_held_out_samples_and_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "remote", lambda **options: (asked.append(options), InProcess)[1])
+    monkeypatch.setattr(scoring, "connect_ray", lambda: None)
+    monkeypatch.setattr(scoring, "outcome", lambda found: found)
+    write_corpus(tmp_path / "heldout", [3])
+    picture(tmp_path / "own/images", "0.png")
+    write_lines(tmp_path / "own", "questions.jsonl", [{"image": "0.png", "question": "What?", "answers": ["a cat"]}])
+    config = begin(
+        tmp_path / "campaign",
+        f"corpus.heldout={tmp_path}/heldout/shards",
+        "recaption.engine.name=fake",
+        "evaluate.benchmarks.mine.kind=own",
+        f"evaluate.benchmarks.mine.path={tmp_path / 'own'}",
+        "rounds.metric=mine.accuracy",
+    )
+    finish(config, "index", "align", "pretrain-0", "sft-0")
+    Store(config.campaign).write_text("checkpoints/vlm-0/sft/config.json", "{}")
+    run = observe(Campaign(config.campaign))
+    stage = next(each for each in plans.stages(config) if each.name == "evaluate-0")
+    done = WORK["evaluate"](run, stage, "f" * 64)
+    assert done.summary["benchmarks"]["mine"]["scores"] == {"accuracy": 0.0}
+    assert done.summary["source"] == "heldout"
+    assert [options["max_retries"] for options in asked] == [MAX_RETRIES]
+    assert run.layout.store.num_rows(run.layout.evaluation("vlm-0")) == 3
+    again = WORK["evaluate"](run, stage, "f" * 64)
+    assert again.digest == done.digest
+    marker = Marker("evaluate-0", "f" * 64, {}, {}, done.digest, 1, summary=done.summary)
+    assert read_round_scores({"evaluate-0": marker})[0]["mine.accuracy"] == 0.0
+
+
 def test_rounds_are_not_compared_by_files_that_have_changed(tmp_path: Path) -> None:
     config = scored(tmp_path, 0.7)
     finish(config, "pretrain-1", "sft-1")
@@ -144,3 +195,21 @@ def test_rounds_are_not_compared_by_files_that_have_changed(tmp_path: Path) -> N
     run.layout.benchmarks("vlm-1").write_text("pope.json", json.dumps(told))
     with pytest.raises(StageFailed, match=r"evaluate-1: the files of pope have changed.*--from evaluate-0"):
         _results(run, stage, suite)
+
+
+def test_rounds_are_not_compared_by_another_judge(tmp_path: Path) -> None:
+    config = scored(tmp_path, 0.7)
+    finish(config, "pretrain-1", "sft-1")
+    run = observe(Campaign(str(tmp_path)))
+    stage = next(each for each in plans.stages(config) if each.name == "evaluate-1")
+    told = {"name": "pope", "kind": "pope", "num_items": 3, **result(0.9), "judge": "big-vlm"}
+    run.layout.benchmarks("vlm-1").write_text("pope.json", json.dumps(told))
+    with pytest.raises(StageFailed, match=r"evaluate-1: another model judges pope.*--from evaluate-0"):
+        _results(run, stage, _suite(run, stage))
+
+
+def test_judges_are_paid_for_what_they_judged_now() -> None:
+    known, new = (Result("a", "mmvet", "score", {"score": x}, charged_dollars=0.5) for x in (0.1, 0.2))
+    assert _charged({"a": None, "b": new}, {"a": known, "b": new}) == 0.5
+    assert _charged({"a": known}, {"a": new}) == 0.5
+    assert _charged({"a": known}, {"a": known}) == 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.evaluate.published.folders import picture, write_lines
 from tests.unit.train import small
 from vila2_ray.campaign.estimate import EstimateRow, estimate, read_architecture, training_costs
 from vila2_ray.recipe import load_config
@@ -44,6 +45,23 @@ def test_without_corpora_the_recipes_figures_are_taken_and_time_is_computed(tmp_
     assert pretrain.seconds is not None
     assert pretrain.dollars == pytest.approx(pretrain.seconds / 3600 * 2 * 39.28), "two nodes"
     assert found["align"].samples == 581 * 1024
+
+
+def test_questions_of_benchmarks_are_counted(tmp_path: Path) -> None:
+    heldout = small.write_shards(tmp_path / "heldout")
+    picture(tmp_path / "own/images", "0.png")
+    asked = [{"image": "0.png", "question": f"{n}?", "answers": ["a cat"]} for n in range(5)]
+    write_lines(tmp_path / "own", "questions.jsonl", asked)
+    mine = ["evaluate.benchmarks.mine.kind=own", f"evaluate.benchmarks.mine.path={tmp_path / 'own'}"]
+    settings = [*NOTHING, f"corpus.heldout={heldout}"]
+    assert rows(tmp_path, *settings)["evaluate-0"].samples == 12
+    found = rows(tmp_path, *settings, *mine)["evaluate-0"]
+    assert found.samples == 12 + 5
+    assert found.seconds == pytest.approx(17 / load_config("tiny").rates.captions)
+    assert found.basis.endswith("; 5 benchmark questions, each as a caption")
+    elsewhere = ["evaluate.benchmarks.mine.kind=own", f"evaluate.benchmarks.mine.path={tmp_path / 'none'}"]
+    found = rows(tmp_path, *settings, *elsewhere)["evaluate-0"]
+    assert (found.samples, found.basis.rpartition("; ")[2]) == (12, "without benchmarks")
 
 
 def test_what_is_not_known_is_not_guessed(tmp_path: Path) -> None:

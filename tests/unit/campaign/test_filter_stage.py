@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.unit.campaign.folders import ROUND_0, begin, finish, whole_round
 from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
+from tests.unit.judge.judgements import edited, judgement, write_judgements
 from vila2_ray.campaign import captioning
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
@@ -17,8 +20,10 @@ from vila2_ray.campaign.inputs import current_fingerprint, observe, stage_inputs
 from vila2_ray.campaign.stages import WORK
 from vila2_ray.campaign.state import Marker, drop_markers, read_markers, write_marker
 from vila2_ray.campaign.view import Run
+from vila2_ray.cli_show import Wanted, show
 from vila2_ray.config import Config
-from vila2_ray.errors import CorpusError, StageFailed
+from vila2_ray.errors import ConfigError, CorpusError, StageFailed
+from vila2_ray.judge.export import read_judgements
 from vila2_ray.storage import Store
 
 
@@ -52,6 +57,15 @@ def run_filter(config: Config, k: int) -> Run:
     write_marker(run.layout.store, marker)
     run.markers[stage.name] = marker
     return run
+
+
+def fingerprint_of(config: Config, k: int) -> str:
+    """What filter-k's work would be called now."""
+    plan = plans.stages(config)
+    stage = next(stage for stage in plan if stage.name == f"filter-{k}")
+    found = current_fingerprint(observe(Campaign(config.campaign)), plan, stage)
+    assert found is not None
+    return found
 
 
 def same(shard: str, row: int, variant: int) -> dict[str, Any]:
@@ -153,6 +167,75 @@ def test_the_scorers_digest_is_an_input(tmp_path: Path) -> None:
     judge = next(stage for stage in plans.stages(config) if stage.name == "filter-1")
     assert set(stage_inputs(run, plans.stages(config), judge)) == {"recaption-1", "scorer"}
     assert run.markers["filter-1"].summary["flags"]["alt_text"] == 0
+
+
+def test_votes_that_count_are_an_input_and_no_others(tmp_path: Path) -> None:
+    config = campaign(tmp_path)
+    finish(config, *ROUND_0)
+    layer(config, 1)
+    before = fingerprint_of(config, 1)
+    file = write_judgements(
+        tmp_path / "votes.csv",
+        judgement(0, "alt_text", "round-1", "first"),
+        judgement(1, "alt_text", "round-1", "first", rater="model:judge", kind="model"),
+        edited(2, "round-1", "A person looked at it closely."),
+        judgement(0, "round-1", "round-2", "first"),  # of layers that no stage judges together
+    )
+
+    def again(*options: str) -> Config:
+        return begin(tmp_path / "campaign", f"corpus.pretrain={tmp_path}/corpus/shards", "rounds.max=2", *options)
+
+    voted = again(f"pick.votes={file}")
+    name = fingerprint_of(voted, 1)
+    assert name != before
+    assert fingerprint_of(again(f"pick.votes={file}", "pick.criterion=overall", "pick.raters=all"), 1) == name
+    assert fingerprint_of(again(f"pick.votes={file}", "pick.raters=people"), 1) not in (name, before)
+    more = write_judgements(
+        tmp_path / "more.parquet", *read_judgements(file).to_pylist(), judgement(0, "x", "y", "tie")
+    )
+    assert fingerprint_of(again(f"pick.votes={more}"), 1) == name, "what counts has not changed"
+    elsewhere = write_judgements(tmp_path / "of_round_2.csv", judgement(0, "alt_text", "round-2", "first"))
+    assert fingerprint_of(again(f"pick.votes={elsewhere}"), 1) == before, "finished rounds stay as they are"
+    run = run_filter(again(f"pick.votes={file}"), 1)
+    found = run.markers["filter-1"].summary["flags"]
+    assert (found["voted"], found["alt_text"], found["edited"], found["kept"]) == (2, 2, 1, 38)
+    told = Campaign(config.campaign).verdicts("round-1")
+    assert told is not None
+    assert told.opinions(SOURCE, "00000") == (
+        {(0, 0): ["not_picked"], (1, 0): ["not_picked"]},
+        {(2, 0): "A person looked at it closely."},
+    )
+    out = Console(file=io.StringIO(), width=200)
+    show(Campaign(config.campaign), Wanted("00000/002"), out)
+    assert "edited  A person looked at it closely." in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_votes_on_the_latest_round_are_of_what_the_full_pass_took_over(tmp_path: Path) -> None:
+    file = write_judgements(
+        tmp_path / "votes.csv",
+        judgement(0, "alt_text", "round-1", "second"),
+        judgement(1, "alt_text", "round-2", "second"),
+        judgement(2, "full", "round-2", "tie"),
+        edited(3, "full", "A person looked at it closely."),
+    )
+    config = campaign(tmp_path, f"pick.votes={file}", "rounds.fraction=0.5")
+    finish(config, *ROUND_0, *whole_round(1), *whole_round(2))
+    run = observe(Campaign(config.campaign))
+    votes = {stage.name: run.votes(stage) for stage in plans.stages(config) if stage.kind == "filter"}
+    said = {name: found.of_shard(SOURCE, "00000") for name, found in votes.items() if found is not None}
+    assert {name: [*found.comparisons] for name, found in said.items()} == {
+        "filter-1": [0], "filter-2": [1], "filter-full": [1]
+    }  # fmt: skip
+    assert [*said["filter-full"].edits] == [(3, (0, 0))]
+
+
+def test_a_criterion_that_nobody_was_asked_for_is_said(tmp_path: Path) -> None:
+    file = write_judgements(tmp_path / "votes.csv", judgement(0, "alt_text", "round-1", "first"))
+    config = campaign(tmp_path, f"pick.votes={file}", "pick.criterion=detail")
+    finish(config, *ROUND_0)
+    layer(config, 1)
+    with pytest.raises(ConfigError, match=r"pick.criterion = 'detail'.*go by overall"):
+        fingerprint_of(config, 1)
 
 
 def test_exports_go_by_the_last_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
 from tests.unit.engines.tiny_siglip import write_siglip
+from tests.unit.judge.judgements import edited, judgement, table
 from vila2_ray.campaign.judging import JudgeJob, Judgement, judge_layers
 from vila2_ray.captions.drift import figures
 from vila2_ray.captions.prompts import Prompts
+from vila2_ray.captions.votes import counting
 from vila2_ray.config import Config, FallbackConfig, FiltersConfig, PickConfig
 from vila2_ray.corpus.corpus import Corpus
 from vila2_ray.corpus.layers import Layer
@@ -32,6 +34,8 @@ def corpus(tmp_path: Path) -> Corpus:
 def judged(
     folder: Path, corpus: Corpus, layers: list[Layer], previous: Layer | None = None, **of_job: Any
 ) -> tuple[Judgement, list[Verdicts]]:
+    names = [f"round-{number + 1}" for number, _ in enumerate(layers)]
+    said = of_job.get("said", ())
     verdicts = [Verdicts(Store(folder / "verdicts" / str(number))) for number, _ in enumerate(layers)]
     job = JudgeJob(
         corpus=corpus,
@@ -40,6 +44,7 @@ def judged(
         filters=of_job.get("filters", FiltersConfig()),
         pick=of_job.get("pick", PickConfig()),
         previous=previous,
+        votes=counting(table(*said), names, "overall", "all", "votes.csv"),
     )
     return judge_layers(job, map), verdicts
 
@@ -106,6 +111,84 @@ def test_draws_that_contradict_each_other_leave_the_alt_text(tmp_path: Path, cor
     assert judgement.flags["alt_text"] == 2
     assert ("00000", 2) not in kept(corpus, [layer], verdicts)
     assert len(kept(corpus, [layer], verdicts)["00000", 1]) == 1
+
+
+SAID = (
+    judgement(0, "round-1.0", "round-1.2", "second"),
+    judgement(1, "round-1.1", "alt_text", "second"),
+    judgement(2, "round-1.1", "alt_text", "tie"),
+)
+
+
+def test_the_best_voted_caption_is_picked_and_the_rest_stays_as_it_was(tmp_path: Path, corpus: Corpus) -> None:
+    layer = write_layer(Store(tmp_path / "layer"), corpus, 3, surer)
+    judgement, verdicts = judged(tmp_path, corpus, [layer], said=SAID)
+    assert judgement.flags == {
+        "captions": 21, "kept": 14, "not_picked": 7, "samples": 7, "alt_text": 1, "voted": 3
+    }  # fmt: skip
+    chosen = kept(corpus, [layer], verdicts)
+    assert ["number 2" in text for text in chosen["00000", 0]] == [True]
+    assert ("00000", 1) not in chosen, "the alt text was rather taught with"
+    assert len(chosen["00000", 2]) == 1
+    assert len(chosen["00000", 3]) == len(chosen["00001", 0]) == 3
+
+
+def test_where_nobody_voted_the_rule_picks(tmp_path: Path, corpus: Corpus) -> None:
+    layer = write_layer(Store(tmp_path / "layer"), corpus, 3, surer)
+    judgement, verdicts = judged(tmp_path, corpus, [layer], pick=PICKED_BY_MEAN, said=SAID)
+    assert judgement.flags["voted"] == 3
+    assert (judgement.flags["samples"], judgement.flags["alt_text"], judgement.flags["kept"]) == (7, 1, 6)
+    chosen = kept(corpus, [layer], verdicts)
+    assert "number 2" in chosen["00000", 0][0]
+    assert "number 1" in chosen["00000", 3][0]
+
+
+def test_votes_are_about_what_the_filters_keep(tmp_path: Path, corpus: Corpus) -> None:
+    layer = write_layer(Store(tmp_path / "layer"), corpus, 3, lambda s, row, v: {"text": "No."} if v == 2 else {})
+    judgement, verdicts = judged(tmp_path, corpus, [layer], said=SAID[:1])
+    assert "voted" not in judgement.flags
+    assert len(kept(corpus, [layer], verdicts)["00000", 0]) == 2
+
+
+def test_an_earlier_rounds_caption_can_win_by_votes_and_by_nothing_else(tmp_path: Path, corpus: Corpus) -> None:
+    layers = [write_layer(Store(tmp_path / f"{k}"), corpus, 1, lambda s, row, v, k=k: {"text": f"It is of round {k}."})
+              for k in (1, 2)]  # fmt: skip
+    won = judgement(0, "round-1", "round-2", "first"), judgement(1, "round-1", "round-2", "second")
+    _, verdicts = judged(tmp_path, corpus, layers, said=won)
+    chosen = kept(corpus, layers, verdicts)
+    assert chosen["00000", 0] == ["It is of round 1."]
+    assert {text for place, texts in chosen.items() for text in texts if place != ("00000", 0)} == {"It is of round 2."}
+    _, verdicts = judged(tmp_path / "unasked", corpus, layers)
+    assert set(map(tuple, kept(corpus, layers, verdicts).values())) == {("It is of round 2.",)}
+
+
+def test_an_edit_takes_its_captions_place(tmp_path: Path, corpus: Corpus) -> None:
+    said = (
+        edited(0, "round-1.0", "A person looked at it closely."),
+        edited(1, "round-1.0", ""),
+        edited(2, "round-1.1", "No."),
+    )
+    layer = write_layer(Store(tmp_path / "layer"), corpus, 2, lambda s, row, v: {"mean_logprob": -9.0 + v})
+    judgement, verdicts = judged(tmp_path, corpus, [layer], said=said)
+    assert judgement.flags == {
+        "captions": 14, "kept": 1, "low_mean_logprob": 11, "edited_out": 1, "too_short": 1, "edited": 3, "samples": 1,
+        "alt_text": 0,
+    }  # fmt: skip
+    assert kept(corpus, [layer], verdicts) == {("00000", 0): ["A person looked at it closely."]}
+    assert verdicts[0].opinions(SOURCE, "00000").edits == {
+        (0, 0): "A person looked at it closely.",
+        (1, 0): "",
+        (2, 1): "No.",
+    }
+    assert figures(judgement.drift)["words_per_caption"] == 11.0, "drift is the model's"
+
+
+def test_a_rule_takes_an_edit_for_sure(tmp_path: Path, corpus: Corpus) -> None:
+    layer = write_layer(Store(tmp_path / "layer"), corpus, 3, surer)
+    said = [edited(0, "round-1.2", "A person looked at it closely.")]
+    strict = PickConfig("mean_logprob", fallback_alt_text=FallbackConfig(min_mean_logprob=-0.05))
+    _, verdicts = judged(tmp_path, corpus, [layer], pick=strict, said=said)
+    assert kept(corpus, [layer], verdicts) == {("00000", 0): ["A person looked at it closely."]}
 
 
 def test_a_scorer_looks_at_the_pictures(tmp_path: Path, corpus: Corpus) -> None:

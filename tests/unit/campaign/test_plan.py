@@ -137,6 +137,22 @@ def test_a_scorer_is_read_by_its_digest_not_its_path() -> None:
     assert [s.name for s in plans.stages(here) if s.reads_scorer] == ["filter-1"]
 
 
+def test_votes_enter_by_what_they_say_and_not_by_their_file() -> None:
+    voted = config(
+        "rounds.max=2", "specialists=[ocr]", "pick.votes=/v.csv", "pick.raters=people", "pick.criterion=detail"
+    )
+    assert fingerprints(voted) == fingerprints(config("rounds.max=2", "specialists=[ocr]"))
+    assert [s.name for s in plans.stages(voted) if s.reads_votes] == ["filter-1", "filter-2", "filter-ocr"]
+    with pytest.raises(ConfigError, match=r"pick.criterion = 'edit'"):
+        config("pick.criterion=edit")
+
+
+def test_votes_can_choose_among_rounds_without_a_rule() -> None:
+    assert plans.layers_judged(config("rounds.max=2", "pick.layers=all"), "round-2") == ("round-2",)
+    voted = config("rounds.max=2", "pick.layers=all", "pick.votes=/v.csv")
+    assert plans.layers_judged(voted, "round-2") == ("round-1", "round-2")
+
+
 def test_picking_among_all_layers_reads_all_layers() -> None:
     every = config("rounds.max=3", "rounds.fraction=0.5", "pick.by=mean_logprob", "pick.layers=all")
     assert named(every, "filter-3").inputs == ("recaption-1", "recaption-2", "recaption-3")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.campaign.folders import ROUND_0, begin, finish
 from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
+from tests.unit.judge.judgements import edited, judgement, write_judgements
 from vila2_ray.campaign import captioning, skillcheck
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.api import Campaign
@@ -83,6 +84,22 @@ def test_printed_words_are_held_against_what_the_engine_reads(tmp_path: Path, mo
     assert done.summary["flags"]["kept"] == 34
     assert done.summary["expert"].startswith("rapidocr ")
     assert not [note for note in notes if "not installed" in note]
+
+
+def test_a_persons_word_stands_against_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Read()
+    monkeypatch.setattr(ExpertChoice, "open", lambda _: engine)
+    monkeypatch.setattr(skillcheck, "has_reader", lambda: True)
+    skillcheck._opened.cache_clear()
+    file = write_judgements(
+        tmp_path / "votes.csv",
+        edited(1, "ocr", "closed for ever"),
+        judgement(2, "ocr", "alt_text", "second"),  # a specialist's captions are not chosen among
+    )
+    done, verdicts, _ = judged(tmp_path, "ocr", lambda *_: {"text": "STOP"}, f"pick.votes={file}")
+    assert verdicts.opinions(SOURCE, "00000") == ({}, {(1, 0): "closed for ever"})
+    assert "00000/001" not in engine.seen
+    assert done.summary["flags"]["kept"] == 40
 
 
 def test_without_the_engine_words_are_not_checked_and_it_is_said(

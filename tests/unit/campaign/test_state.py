@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from vila2_ray.campaign import plan as plans
-from vila2_ray.campaign.ledger import Ledger, read_ledger
+from vila2_ray.campaign.ledger import CHARGED, Ledger, read_ledger
 from vila2_ray.campaign.promotion import fence_promotion, promote, read_promoted
 from vila2_ray.campaign.state import (
     Marker,
@@ -106,3 +106,12 @@ def test_a_driver_paused_between_check_and_write_loses(tmp_path: Path) -> None:
     with pytest.raises(ConditionFailed):
         promote(store, "vlm-1", "c", "aa", {}, epoch=1, check=lambda: fence_promotion(store, epoch=3))
     assert read_promoted(store)["current"] is None
+
+
+def test_what_others_charge_is_part_of_an_entrys_dollars(tmp_path: Path) -> None:
+    ledger = Ledger(Store(tmp_path), PricesConfig(), look=list)
+    with ledger.record("judge-votes") as figures:
+        figures[CHARGED] = 1.5
+        assert ledger.dollars() == 1.5
+    [entry] = read_ledger(Store(tmp_path))
+    assert (entry.dollars, entry.nodes, entry.figures) == (1.5, [], {CHARGED: 1.5})

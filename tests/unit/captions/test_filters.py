@@ -33,8 +33,10 @@ def flags(
     mean_logprob: float | None = -0.3,
     min_logprob: float | None = -1.0,
     threshold: float | None = None,
+    edit: str | None = None,
 ) -> list[str]:
     row = {"text": text, "finish_reason": finish_reason, "mean_logprob": mean_logprob, "min_logprob": min_logprob}
+    row |= {"edit": edit}
     return judge([row], [alt_text], [prompt], config, threshold)[0]
 
 
@@ -48,6 +50,17 @@ def test_length() -> None:
     assert flags("猫が一匹いる。") == []  # characters count where words are not spaced
     assert flags(GOOD, replace(CONFIG, max_words=14)) == ["too_long"]
     assert flags(GOOD, replace(CONFIG, max_words=15)) == []
+
+
+def test_an_edit_is_judged_in_place_of_its_caption() -> None:
+    bad = {"finish_reason": "length", "mean_logprob": -9.0, "min_logprob": -9.0, "threshold": -5.0}
+    assert flags("a red apple and " * 8, edit=GOOD, **bad) == []
+    assert flags(GOOD, edit="A cat.") == ["too_short"]
+    assert flags(GOOD, edit="an apple picture") == ["alt_text_copy"]
+    assert flags(GOOD, edit=f"{GOOD} It is red. It is red. It is red. It is red.") == [], "what is trained on is judged"
+    assert flags(GOOD, edit="It is red. " * 9) == ["repetition"], "uncut, as it is trained on"
+    assert flags(GOOD, edit="") == flags(GOOD, edit=" … ") == ["edited_out"]
+    assert training_text("So. So.", CONFIG, "Is it so? Is it so?") == "Is it so? Is it so?"
 
 
 def test_repetition() -> None:

@@ -169,6 +169,20 @@ def test_captions_alone(campaign: Campaign) -> None:
     assert table["image_sha256"][3].as_py() == sha256(picture)
 
 
+def test_an_edit_is_exported_in_place_of_its_caption(campaign: Campaign) -> None:
+    rows = campaign.verdicts[1].read("pretrain", "00000").to_pylist()
+    edited = [{**row, "text": "An edit. An edit." if row["row"] == 0 else None} for row in rows]
+    campaign.verdicts[1].write("pretrain", "00000", pa.Table.from_pylist(edited, VERDICT))
+    figures = campaign.export("out", "parquet", filters=FiltersConfig())
+    table = pq.read_table(campaign.folder / "out" / "00000.parquet")
+    assert table["caption"][0].as_py() == "alt 0. An edit. An edit."
+    cited = [(c["text"], c["layer"], c["mean_logprob"]) for c in table["captions"][0].as_py()]
+    assert [text for text, _, _ in cited] == ["round 1 of row 0.", "An edit. An edit."]
+    assert cited[1][1:] == ("round-2", None), "no model says how sure it is"
+    assert figures["captions"]["round-2"]["edited"] == 1
+    assert "edited" not in figures["captions"]["round-1"]
+
+
 def test_mixed_items_are_lines(campaign: Campaign) -> None:
     campaign.export("out", rule="mixed")
     assert members(campaign.folder / "out" / "00000.tar")["000.txt"] == b"alt 0\nround 2 of row 0."

@@ -200,6 +200,28 @@ def test_verdicts(build: Any, tmp_path: Path) -> None:
     ]
     verdicts.write("pretrain", "0", pa.Table.from_pylist(rows, VERDICT))
     assert verdicts.flags("pretrain", "0") == {(2, 0): ["too_short", "repetition"]}
-    assert verdicts.read("pretrain", "0").to_pylist() == rows
+    assert verdicts.opinions("pretrain", "0") == (verdicts.flags("pretrain", "0"), {})
+    assert verdicts.read("pretrain", "0").to_pylist() == [{**row, "text": None} for row in rows]
     with pytest.raises(CorpusError, match="out of order"):
         verdicts.write("pretrain", "0", pa.Table.from_pylist(rows[::-1], VERDICT))
+
+
+def test_edits_stand_beside_flags(tmp_path: Path) -> None:
+    verdicts = Verdicts(Store(tmp_path))
+    key = {"source": "pretrain", "shard": "0", "variant": 0, "flags": []}
+    texts = ["A person's.", None, ""]
+    rows = [{**key, "row": row, "sample_id": f"0/{row}", "text": text} for row, text in enumerate(texts)]
+    rows[2]["flags"] = ["edited_out"]
+    verdicts.write("pretrain", "0", pa.Table.from_pylist(rows, VERDICT))
+    assert verdicts.opinions("pretrain", "0") == ({(2, 0): ["edited_out"]}, {(0, 0): "A person's.", (2, 0): ""})
+
+
+def test_verdicts_from_before_there_were_edits_have_none(tmp_path: Path) -> None:
+    verdicts = Verdicts(Store(tmp_path))
+    row = {"source": "pretrain", "shard": "0", "row": 1, "sample_id": "0/1", "variant": 0, "flags": ["too_short"]}
+    older = pa.schema([field for field in VERDICT if field.name != "text"])
+    verdicts.store.write_table(verdicts.path("pretrain", "0"), pa.Table.from_pylist([row], older))
+    assert verdicts.opinions("pretrain", "0") == ({(1, 0): ["too_short"]}, {})
+    assert verdicts.to_table().equals(pa.Table.from_pylist([row], VERDICT))
+    assert verdicts.to_table(["text", "row"]).to_pylist() == [{"text": None, "row": 1}]
+    verdicts.write("pretrain", "0", verdicts.read("pretrain", "0"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.evaluate.published.folders import opened, picture, write_lines
-from vila2_ray.config import BenchmarkConfig
+from vila2_ray.config import BenchmarkConfig, Config, EvaluateConfig, JudgeConfig
 from vila2_ray.engines.base import Engine, GenerationRequest
 from vila2_ray.engines.fake import FakeBehaviour, FakeEngine
 from vila2_ray.errors import ConfigError, CorpusError, StageFailed
@@ -168,7 +168,6 @@ def test_a_judge_says_a_number(said: str, told: str) -> None:
     ("config", "told"),
     [
         (BenchmarkConfig(kind="pope"), r"b.path = ''.*folder in which pope lies"),
-        (BenchmarkConfig(kind="mmvet", path="x"), r"b.command.*the judge"),
         (BenchmarkConfig(kind="command"), r"b.command.*your scorer"),
         (BenchmarkConfig(kind="pope", path="x", command=("y",)), r"takes no command"),
         (BenchmarkConfig(kind="pope", path="x", max_items=-1), r"b.max_items"),
@@ -179,3 +178,14 @@ def test_a_judge_says_a_number(said: str, told: str) -> None:
 def test_a_benchmark_that_cannot_work_is_refused(config: BenchmarkConfig, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         config.check("b")
+
+
+def test_open_answers_need_a_judge() -> None:
+    config = BenchmarkConfig(kind="mmvet", path="x")
+    with pytest.raises(ConfigError, match=r"b.command.*the judge.*judge\.endpoint"):
+        config.check_judge("b", has_endpoint=False)
+    config.check_judge("b", has_endpoint=True)
+    replace(config, command=("mine",)).check_judge("b", has_endpoint=False)
+    with pytest.raises(ConfigError, match=r"evaluate.benchmarks.b.command"):
+        Config(evaluate=EvaluateConfig(benchmarks={"b": config}))
+    Config(evaluate=EvaluateConfig(benchmarks={"b": config}), judge=JudgeConfig(endpoint="http://127.0.0.1:1/v1"))

@@ -162,6 +162,23 @@ def test_samples_hold_what_was_written_about_them(tmp_path: Path) -> None:
     assert samples["00000/0000"].alt_text == ""
 
 
+def test_an_edit_is_shown_in_place_of_its_caption_and_counted(tmp_path: Path) -> None:
+    campaign = make_campaign(tmp_path)
+    verdicts = campaign.verdicts("round-1")
+    assert verdicts is not None
+    rows = verdicts.read("pretrain", "00000").to_pylist()
+    edits = {1: "a cat on the left side of it.", FLAGGED: ""}
+    told = pa.Table.from_pylist([{**row, "text": edits.get(row["row"])} for row in rows], VERDICT)
+    verdicts.write("pretrain", "00000", told)
+    data = collect(campaign)
+    samples = {sample.sample_id: sample.captions[0] for sample in data.samples}
+    assert (samples["00000/0001"].text, samples["00000/0001"].is_edited) == ("a cat on the left side of it.", True)
+    assert samples[f"00000/{FLAGGED:04}"].text == "a small dog at the left.", "what was edited to nothing is still told"
+    assert data.layers[0].words is not None
+    assert data.layers[0].words.mean == pytest.approx(6 + 2 / 22)
+    assert "edited by a person" in Path(report.build(campaign)).read_text("utf-8")
+
+
 def test_the_page_is_written_into_the_campaign(tmp_path: Path) -> None:
     uri = report.build(make_campaign(tmp_path), num_samples=6)
     assert uri == str(tmp_path / "run" / "report" / "index.html")

@@ -69,8 +69,8 @@ def test_a_body_that_drips_is_answered_408_and_a_steady_one_is_not() -> None:
         await bodies(scope_of("POST", "/", {"content-length": "1000"}), receive, send)
         return status
 
-    assert asyncio.run(dripping(Bodies(reads_all, MAX, 0.2, 1e9), 0.05)) == 408
-    assert asyncio.run(dripping(Bodies(reads_all, MAX, 60.0, 1.0), 0.0)) == 200
+    assert asyncio.run(dripping(Bodies(reads_all, MAX, grace_seconds=0.2, least_bytes_per_second=1e9), 0.05)) == 408
+    assert asyncio.run(dripping(Bodies(reads_all, MAX, grace_seconds=60.0, least_bytes_per_second=1.0), 0.0)) == 200
 
 
 def test_what_an_app_answers_to_a_cut_body_is_dropped() -> None:
@@ -177,3 +177,28 @@ def test_a_client_that_asks_first_sends_nothing() -> None:
             return answer
 
     assert asyncio.run(asyncio.wait_for(run(), 60)).startswith(b"HTTP/1.1 413 ")
+
+
+def test_all_bodies_in_hand_are_bounded_together() -> None:
+    async def work() -> tuple[Answered, Answered, Answered]:
+        may_end = asyncio.Event()
+
+        async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await may_end.wait()
+            await says(send, b"held")
+
+        bodies = Bodies(waits, MAX, 1500)
+        first = asyncio.create_task(asked(bodies, "POST", "/", {}, [b"a" * 900]))
+        while bodies.hold.num_bytes < 900:
+            await asyncio.sleep(0)
+        may_end_soon = asyncio.get_running_loop().call_later(0.05, may_end.set)
+        refused = await asked(bodies, "POST", "/", {}, [b"b" * 900])
+        held = await first
+        may_end_soon.cancel()
+        assert bodies.hold.num_bytes == 0
+        return refused, held, await asked(bodies, "POST", "/", {}, [b"c" * 900])
+
+    refused, held, later = asyncio.run(work())
+    assert (refused.status, held.status, later.status) == (429, 200, 200)
+    assert int(refused.headers["retry-after"]) > 0

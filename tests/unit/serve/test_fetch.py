@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from vila2_ray.config.serving import ServeConfig
+from vila2_ray.errors import Overloaded
+from vila2_ray.serve.brought import BY_THIS_REQUEST, Brought, Hold
 from vila2_ray.serve.fetch import Internet, fetch
 from vila2_ray.serve.problems import Problem
 
@@ -203,3 +205,21 @@ def test_a_host_that_refuses_is_unreachable() -> None:
 def test_the_systems_resolver_tells_each_address_once() -> None:
     found = asyncio.run(Internet().resolve("127.0.0.1", 80))
     assert found == ["127.0.0.1"]
+
+
+def test_what_is_fetched_counts_as_brought_by_the_request() -> None:
+    hold = Hold(8, 12)
+    brought = Brought(hold)
+    brought.add(2)
+    token = BY_THIS_REQUEST.set(brought)
+    try:
+        assert fetched("http://example.org/a", says(OK))[0] == b"hello"
+        assert (brought.num_bytes, hold.num_bytes) == (7, 7)
+        refused = problem("http://example.org/a", says(OK))
+        assert (refused.status, refused.slug) == (413, "body-too-large")
+        brought.release()
+        Brought(hold).add(8)
+        with pytest.raises(Overloaded):
+            fetched("http://example.org/a", says(OK))
+    finally:
+        BY_THIS_REQUEST.reset(token)

@@ -38,7 +38,7 @@ EVERY = [f"{shard:05d}/{row:03d}" for shard in range(2) for row in range(6)]
 def test_in_order_with_image_text_and_captions_by_layer(corpus: Corpus, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{} for _ in range(6)]
     rows[1] = {"status": "failed", "text": None, "error": "engine_error"}
-    captions, verdicts = layer(tmp_path, rows, flagged=(2,))
+    captions, verdicts = layer(tmp_path, rows, flagged=(2,), edits={3: "A person's."})
     layers = {"judged": (captions, verdicts), "all": captions, "by folder": captions.store.uri}
     samples = list(CaptionDataset(corpus, layers, shuffle=False))
     assert ids(samples) == EVERY
@@ -47,6 +47,7 @@ def test_in_order_with_image_text_and_captions_by_layer(corpus: Corpus, tmp_path
     assert first["captions"] == {"judged": ["caption 0."], "all": ["caption 0."], "by folder": ["caption 0."]}
     assert failed["captions"] == {"judged": [], "all": [], "by folder": []}
     assert (flagged["captions"]["judged"], flagged["captions"]["all"]) == ([], ["caption 2."])
+    assert samples[3]["captions"] == {"judged": ["A person's."], "all": ["caption 3."], "by folder": ["caption 3."]}
     assert samples[7]["image"].getpixel((0, 0)) == (40, 40, 90)
     assert (samples[7]["source"], samples[7]["shard"], samples[7]["row"]) == ("pretrain", "00001", 1)
 

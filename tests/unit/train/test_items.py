@@ -28,8 +28,10 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus.open(str(small.write_shards(tmp_path / "pretrain")), "pretrain", Store(tmp_path / "index"))
 
 
-def layer(folder: Path, rows: list[dict[str, Any]], flagged: tuple[int, ...] = ()) -> tuple[Layer, Verdicts]:
-    """A layer and verdicts for the first shard; `rows` say what differs from a captioned row."""
+def layer(
+    folder: Path, rows: list[dict[str, Any]], flagged: tuple[int, ...] = (), edits: dict[int, str] | None = None
+) -> tuple[Layer, Verdicts]:
+    """A layer and verdicts; `rows` say what differs in the first shard from a captioned row, `edits` are there, too."""
     made, judged = Layer(Store(folder / "layer")), Verdicts(Store(folder / "verdicts"))
     for shard in ("00000", "00001"):
         full = [
@@ -48,6 +50,8 @@ def layer(folder: Path, rows: list[dict[str, Any]], flagged: tuple[int, ...] = (
         table = [dict.fromkeys(CAPTION.names) | k | f for k, f in zip(key, full, strict=True)]
         made.write("pretrain", shard, pa.Table.from_pylist(table, schema=CAPTION), {})
         flags = [{**k, "flags": ["length"] if shard == "00000" and k["row"] in flagged else []} for k in key]
+        if shard == "00000":
+            flags = [{**told, "text": (edits or {}).get(told["row"])} for told in flags]
         judged.write("pretrain", shard, pa.Table.from_pylist(flags, schema=VERDICT), {})
     return made, judged
 
@@ -65,6 +69,15 @@ def make(corpus: Corpus, stage: Any, layers: Any = (), **overrides: str) -> dict
 def test_align_is_each_alt_text_once_whatever_layers_there_are(corpus: Corpus, tmp_path: Path) -> None:
     found = make(corpus, "align", [layer(tmp_path, [{}] * 6)], fuse__prompted="false")
     assert found == {row: [(f"a picture of thing 0 {row}",)] for row in range(6)}
+
+
+def test_an_edit_is_trained_on_as_it_is_in_place_of_its_caption(corpus: Corpus, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "So it is. So it is."} for _ in range(6)]
+    judged = layer(tmp_path, rows, flagged=(2,), edits={1: "Is it so? Is it so?", 2: "Nobody reads this."})
+    found = make(corpus, "pretrain", [judged], fuse__rule="recaption", fuse__prompted="false")
+    assert found[0] == [("So it is.",)]
+    assert found[1] == [("Is it so? Is it so?",)], "a person's text is not cut"
+    assert found[2] == [("a picture of thing 0 2",)]
 
 
 def test_pretrain_fuses_kept_captions_and_drops_a_flagged_caption_not_its_sample(

@@ -85,10 +85,11 @@ def estimate(rule: Rule, items: Sequence[Item], tallies: Sequence[Tally], seed: 
     )  # [B, C]
     values = rule.scores({name: whole[None, c] for name, c in column.items()})
     varied = rule.scores({name: drawn[:, c] for name, c in column.items()})
-    return {name: Estimate(float(value[0]), *_middle(varied[name])) for name, value in values.items()}
+    return {name: Estimate(float(value[0]), *middle(varied[name])) for name, value in values.items()}
 
 
-def _middle(values: np.ndarray) -> tuple[float, float]:
+def middle(values: np.ndarray) -> tuple[float, float]:
+    """The interval that holds 95 % of the values that are numbers; not numbers where none is."""
     known = values[~np.isnan(values)]
     if not len(known):
         return float("nan"), float("nan")
