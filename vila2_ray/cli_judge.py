@@ -157,3 +157,21 @@ def ask(
 def _words(given: list[str] | None) -> list[str]:
     """What an option that may be repeated holds; several may stand in one, with commas between them."""
     return [word.strip() for some in given or [] for word in some.split(",") if word.strip()]
+
+
+@app.command()
+def serve(
+    campaign: CampaignUri,
+    study: StudyName = "votes",
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need --keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8001,
+    keys: Annotated[
+        str, typer.Option(metavar="FILE", help="Keys made by vila2 serve-key; each key's name is a rater.")
+    ] = "",
+) -> None:
+    """A page on which people judge the pairs of a study, blind, until Ctrl-C; each goes on where they stopped."""
+    from vila2_ray.cli_judge_serve import serve_study_here
+
+    serve_study_here(campaign, study, host, port, keys)

@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from vila2_ray.campaign.serving import (
     PROMOTED,
@@ -26,18 +26,15 @@ from vila2_ray.campaign.serving import (
 from vila2_ray.errors import ConfigError, StageFailed
 from vila2_ray.serve.captioner import Captioner, Standing
 from vila2_ray.serve.configuring import Setup, setup
+from vila2_ray.serve.hosting import address_of, listen, make_server, run_until_done
 from vila2_ray.serve.keys import Keys, add_key, remove_key
 from vila2_ray.serve.safety import check_exposure
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from vila2_ray.serve.follower import Fleet
     from vila2_ray.serve.routing import Line
 
 APPLICATION = "vila2"
-KEEP_ALIVE_SECONDS = 75
-"""Of an idle connection: longer than load balancers keep theirs, or they would send into one that closes."""
 SHOWN_SECONDS = 0.2
 """Between two looks at what has changed."""
 
@@ -51,16 +48,16 @@ def serve_here(campaign: str, overrides: Sequence[str], address: str | None) -> 
     if address:
         _serve_on_cluster(made, address)
         return
-    listening = _listen(made.settings.host, made.settings.port)  # told before a cluster starts
+    listening = listen(made.settings.host, made.settings.port)  # told before a cluster starts
     with listening:
         if made.shares_process:
-            _run(_serve_alone(made, keys, listening))
+            run_until_done(_serve_alone(made, keys, listening))
             return
         from vila2_ray.serve.cluster import leave, start_here
 
         try:
             start_here()
-            _run(_serve_with_ray(made, keys, listening))
+            run_until_done(_serve_with_ray(made, keys, listening))
         finally:
             with _not_interrupted():
                 leave()
@@ -110,21 +107,6 @@ def key_here(file: str, name: str, revoke: bool) -> None:
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """On uvloop where it is installed, as Ray's own processes do: it takes half of the time for a request."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)
-        return
-    if sys.version_info >= (3, 11):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
-    else:
-        uvloop.install()
-        asyncio.run(work)
-
-
 async def _serve_alone(made: Setup, keys: Keys | None, listening: socket.socket) -> None:
     """Engine, app and follower in this one process."""
     from vila2_ray.serve.local_fleet import LocalFleet
@@ -146,8 +128,6 @@ async def _serve_with_ray(made: Setup, keys: Keys | None, listening: socket.sock
 async def _serve(
     made: Setup, keys: Keys | None, listening: socket.socket, fleet: Fleet, open_line: Callable[[str], Line]
 ) -> None:
-    import uvicorn
-
     from vila2_ray.serve.app import create_app
     from vila2_ray.serve.follower import Follower
     from vila2_ray.serve.logs import show_logs
@@ -159,41 +139,13 @@ async def _serve(
     captioner = RoutingCaptioner(follower, open_line, settings.models)
     app = create_app(captioner, settings, made.prompts(), keys)
     drain = max(1, int(settings.drain_seconds))
-    options = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=drain,
-    )
-    server = _server(options)
+    server = make_server(app, drain)
     try:
         async with _running(follower.run()), _running(_tell(captioner)):
-            host, port = listening.getsockname()[:2]
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            print(f"listening on {address_of(listening)}", flush=True)
             await server.serve(sockets=[listening])
     finally:
         await follower.close()
-
-
-def _server(options: uvicorn.Config) -> uvicorn.Server:
-    """One that ends at the first Ctrl-C when its answers are out, at the second at once, and raises nothing."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self):  # type: ignore[no-untyped-def]
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self.handle_exit, number, None)
-            try:
-                yield
-            finally:
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    loop.remove_signal_handler(number)
-
-    return Server(options)
 
 
 @contextlib.asynccontextmanager
@@ -223,22 +175,6 @@ def _line(standing: Standing) -> str:
     served = standing.served
     what = f"{served.label} ({served.engine})" if served else ""
     return "  ".join(part for part in (standing.name, standing.state, what, standing.detail) if part)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ConfigError where the address is taken or none of this machine's."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # With its protocol named, else connections wait for more to send (Nagle): 40 ms an answer.
-        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
-        made.listen(2048)
-        made.set_inheritable(False)
-    except OSError as error:
-        raise ConfigError("serve.port", port, f"{host}:{port} cannot be listened on: {error.strerror}") from error
-    return made
 
 
 def _wait_for_signal() -> None:

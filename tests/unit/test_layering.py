@@ -67,6 +67,7 @@ PURE += (
 )
 PURE += ("judge.study", "judge.pairs", "judge.rubric", "judge.winning", "judge.agreement", "judge.export")
 PURE += ("judge.asking", "judge.endpoint", "judge.openanswers", "judge.verdict")
+PURE += ("judge.desks", "judge.gallery", "judge.pictures")
 PURE += ("references", "submission.endings", "submission.job", "submission.package", "submission.supervise")
 PURE += ("serve.addresses", "serve.fetch", "serve.hiding", "serve.intake", "serve.rim", "serve.safety")
 HEAVY = ("ray", "torch", "transformers", "vllm")

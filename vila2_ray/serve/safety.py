@@ -10,10 +10,15 @@ from vila2_ray.errors import ConfigError
 
 def check_exposure(settings: ServeConfig) -> None:
     """Raises ConfigError where others than this machine could ask without a key."""
-    if not settings.keys and not is_loopback(settings.host):
-        remedy = f"serve.host = {settings.host!r} is reached from other machines, which need keys: make a file of them "
+    check_reach(settings.host, settings.keys, "serve.host", "serve.keys")
+
+
+def check_reach(host: str, keys: str, host_field: str, keys_field: str) -> None:
+    """The same of any server; the fields are where people say its host and its file of keys."""
+    if not keys and not is_loopback(host):
+        remedy = f"{host_field} = {host!r} is reached from other machines, which need keys: make a file of them "
         remedy += "with vila2 serve-key FILE NAME, or listen on 127.0.0.1"
-        raise ConfigError("serve.keys", settings.keys, remedy)
+        raise ConfigError(keys_field, keys, remedy)
 
 
 def is_loopback(host: str) -> bool:

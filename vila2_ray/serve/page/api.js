@@ -20,11 +20,12 @@ export const get = async (path, signal) => (await request(path, { signal })).jso
 /** The answer to a question, its body a stream of events. Raises Problem. */
 export const ask = (form, signal) => request("v1/captions", { method: "POST", body: form, signal });
 
-async function request(path, options) {
-  const headers = key.read() ? { Authorization: `Bearer ${key.read()}` } : {};
+/** The answer at a path, with the key. `cache`: pictures alone may be kept. Raises Problem. */
+export async function request(path, { headers = {}, cache = "no-store", ...options } = {}) {
+  const authorized = key.read() ? { ...headers, Authorization: `Bearer ${key.read()}` } : headers;
   let response;
   try {
-    response = await fetch(address(path), { ...options, headers, cache: "no-store" });
+    response = await fetch(address(path), { ...options, headers: authorized, cache });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ title: "The endpoint does not answer.", detail: "Is it still running, and is this device online?" });
