@@ -136,7 +136,7 @@ PAIR = pa.schema(
 JUDGEMENT = pa.schema(
     [
         *(field for field in PAIR if not field.name.endswith("_text")),
-        pa.field("first_digest", pa.string()),  # of the text as it was shown (captions.votes); null or empty: any
+        pa.field("first_digest", pa.string()),  # of the text as it was shown (captions.votes); null: any
         pa.field("second_digest", pa.string()),
         pa.field("rater", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # person | model

@@ -120,10 +120,19 @@ def _each_text(table: pa.Table, change: Any) -> pa.Table:
     return table
 
 
-def _checked(table: pa.Table, where: str) -> pa.Table:
+def _with_digests(table: pa.Table) -> pa.Table:
+    """With null where it is not told which text was shown: CSV has an empty one there, files of one's own no column."""
     for name in ("first_digest", "second_digest"):
-        if name not in table.column_names:  # of somebody's own making
+        if name not in table.column_names:
             table = table.append_column(JUDGEMENT.field(name), pa.nulls(table.num_rows, pa.string()))
+        number, column = table.column_names.index(name), table[name].cast(pa.string())
+        told = pc.if_else(pc.not_equal(column, ""), column, pa.scalar(None, pa.string()))
+        table = table.set_column(number, JUDGEMENT.field(name), told)
+    return table
+
+
+def _checked(table: pa.Table, where: str) -> pa.Table:
+    table = _with_digests(table)
     if missing := [name for name in JUDGEMENT.names if name not in table.column_names]:
         raise CorpusError(where, f"is no file of judgements: it has no column {missing[0]!r}", _REMEDY)
     is_edit = pc.equal(table["criterion"], EDIT)
