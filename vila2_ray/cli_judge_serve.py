@@ -7,7 +7,7 @@ import socket
 from fastapi import FastAPI
 
 from vila2_ray.campaign.api import Campaign
-from vila2_ray.campaign.studies import open_study
+from vila2_ray.campaign.studies import left_out, open_study
 from vila2_ray.judge.app import create_judge_app
 from vila2_ray.serve.hosting import address_of, listen, make_server, run_until_done
 from vila2_ray.serve.keys import Keys
@@ -24,8 +24,9 @@ def serve_study_here(campaign: str, study: str, host: str, port: int, keys: str)
     held = Keys.read(keys) if keys else None
     found = Campaign(campaign)
     judged = open_study(found, study)
+    gone = left_out(found, judged)
     show_logs(with_requests=False)
-    app = create_judge_app(judged, found.corpus, held)
+    app = create_judge_app(judged, found.corpus, held, gone)
     with listen(host, port, "--port") as listening:
         run_until_done(_serve(app, listening, study))
 

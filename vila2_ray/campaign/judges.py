@@ -8,6 +8,7 @@ from functools import cache, partial
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.budget import Budget
 from vila2_ray.campaign.ledger import CHARGED, JUDGING, Ledger
+from vila2_ray.campaign.studies import left_out
 from vila2_ray.config import Config
 from vila2_ray.errors import ConfigError
 from vila2_ray.judge.asking import Course, ask_study
@@ -52,6 +53,7 @@ def ask_judge(
 
     endpoint = partial(Endpoint, config.judge)
     endpoint()  # an endpoint that cannot work is no stage
+    gone = left_out(campaign, asked)
     stage = f"{JUDGING}{study}"
     budget.check(stage)
     with ledger.record(stage) as figures:
@@ -67,4 +69,6 @@ def ask_judge(
             )
 
         told = Several(progress or NullProgress(), budget)
-        return ask_study(asked, endpoint, picture, told, on_course=note, again=again, max_pairs=max_pairs)
+        return ask_study(
+            asked, endpoint, picture, told, on_course=note, again=again, max_pairs=max_pairs, left_out=gone
+        )

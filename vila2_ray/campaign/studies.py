@@ -100,6 +100,18 @@ def open_study(campaign: Campaign, name: str) -> Study:
     raise ConfigError("--study", name, f"{known}; draw one with vila2 judge draw {campaign.uri} --study NAME")
 
 
+def left_out(campaign: Campaign, study: Study) -> frozenset[str]:
+    """Pairs that are no longer to be shown: their samples were screened out or taken down since they were drawn."""
+    config = campaign.config
+    corpus = campaign.layout.corpus("pretrain", config)
+    screening = open_screening(campaign.layout, config, campaign.markers(), corpus)
+    if screening is None:
+        return frozenset()
+    pairs = study.pairs()
+    flags = {shard: screening.flags(*shard) for shard in sorted({(pair.source, pair.shard) for pair in pairs})}
+    return frozenset(pair.pair_id for pair in pairs if pair.row in flags[pair.source, pair.shard])
+
+
 def list_studies(campaign: Campaign) -> list[StudySummary]:
     """All studies by name, from one listing of their files."""
     store = campaign.store.sub("judgements")

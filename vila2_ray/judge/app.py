@@ -5,7 +5,7 @@ Nothing that leaves here tells which layer a caption is of: there are only left 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -59,13 +59,17 @@ class BallotForm(BaseModel):
     milliseconds: float = Field(default=0.0, ge=0, le=_DAY_MS, allow_inf_nan=False)
 
 
-def create_judge_app(study: Study, open_corpus: Callable[[str], Corpus], keys: Keys | None = None) -> FastAPI:
+def create_judge_app(
+    study: Study, open_corpus: Callable[[str], Corpus], keys: Keys | None = None, left_out: Collection[str] = ()
+) -> FastAPI:
     """The app of one study. With `keys`, a rater is who holds one; without, whoever says a name.
+
+    `left_out`: pairs that nobody is to see any more.
 
     Whether it may be reached without keys is `safety.check_reach`'s to say, before it listens.
     Raises ConfigError where there is no such study.
     """
-    desks, gallery = Desks(study), Gallery(open_corpus)
+    desks, gallery = Desks(study, left_out), Gallery(open_corpus)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def desk_of(request: Request) -> Desk:

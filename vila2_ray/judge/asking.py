@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vila2_ray.errors import SampleError, StageFailed, Vila2Error
@@ -70,14 +70,17 @@ def ask_study(
     on_course: Callable[[Course], None] = lambda course: None,
     again: bool = False,
     max_pairs: int = 0,
+    left_out: Collection[str] = (),
 ) -> Course:
     """Ask what is missing; `on_course` hears of every vote.
 
-    `again`: what could not be judged before is asked once more. `max_pairs`: only the first so many; 0: all. Raises
+    `again`: what could not be judged before is asked once more. `max_pairs`: only the first so many; 0: all.
+    `left_out`: pairs that nobody is to see any more. Raises
     ConfigError (no such study, key, model), StageFailed where the endpoint gives up, and what `progress` raises; all
     votes until then are kept.
     """
-    asked = study.criteria, study.pairs()[: max_pairs or None]
+    pairs = [pair for pair in study.pairs() if pair.pair_id not in left_out]
+    asked = study.criteria, pairs[: max_pairs or None]
     return asyncio.run(_ask(study, *asked, endpoint, picture, progress or NullProgress(), on_course, again))
 
 

@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +51,8 @@ class Ballot:
 class Desks:
     """One study's desks. May be asked by several threads."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, left_out: Collection[str] = ()) -> None:
+        """`left_out`: pairs that nobody is to see any more."""
         told = study.told()
         self.study, self.criteria = study, criteria(told["criteria"])
         self.seed = int(told["drawn_by"].get("seed", 0))
@@ -59,6 +60,7 @@ class Desks:
         ids = "".join(pair.pair_id for pair in self.pairs)
         self.study_id = _hash(json.dumps(told, sort_keys=True), ids)[:12]
         """Tells studies apart, and nothing about them."""
+        self.pairs = [pair for pair in self.pairs if pair.pair_id not in left_out]
         self._desks: OrderedDict[str, Desk] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -14,13 +14,16 @@ from vila2_ray.campaign.studies import (
     StudySummary,
     default_layers,
     draw_study,
+    left_out,
     list_studies,
     open_study,
     parse_couples,
 )
 from vila2_ray.errors import ConfigError, CorpusError
+from vila2_ray.judge.desks import Desks
 from vila2_ray.judge.study import Study
 from vila2_ray.judge.winning import figures_of
+from vila2_ray.recipe import from_yaml, override, to_yaml
 
 LAYERS = ("alt_text", "round-1", "round-2")
 
@@ -57,6 +60,22 @@ def test_a_study_is_of_what_the_filters_keep(campaign: Campaign) -> None:
     assert told["equal"] == dict.fromkeys(told["couples"], 0)
     everything = draw_study(campaign, "all", LAYERS, 100, ["overall"], 0, only_kept=False)
     assert {pair.row for pair in everything.pairs()} == set(range(ROWS)) - {FAILED}
+
+
+def test_what_is_taken_down_later_is_shown_to_nobody(tmp_path: Path) -> None:
+    campaign = make_campaign(tmp_path)
+    study = draw_study(campaign, "votes", LAYERS, 100, ["overall"], 0)
+    assert left_out(campaign, study) == frozenset()
+    gone = study.pairs()[0]
+    taken = tmp_path / "taken.txt"
+    taken.write_text(f"{gone.sample_id}\n", "utf-8")
+    told = campaign.store.read_text("campaign.yaml")
+    campaign.store.write_text("campaign.yaml", to_yaml(override(from_yaml(told), [f"screen.takedown={taken}"])))
+    missing = left_out(campaign, study)
+    assert missing == {pair.pair_id for pair in study.pairs() if pair.sample_id == gone.sample_id}
+    desk = Desks(study, missing).of("ann")
+    assert desk.total == len(study.pairs()) - len(missing)
+    assert gone not in filter(None, map(desk.pair, desk.todo()))
 
 
 def test_it_is_drawn_once(campaign: Campaign) -> None:
