@@ -7,8 +7,8 @@ loads, a node that does not come) is interrupted as by Ctrl-C when half of the r
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -57,6 +57,15 @@ class Budget:
             yield
             return
         over, interrupted = threading.Event(), threading.Event()
+
+        def only_ours(*_: object) -> None:
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+
+        before = signal.getsignal(signal.SIGINT)
+        is_ignored = before is signal.SIG_IGN  # as shells leave it in what they start in the background
+        if is_ignored:
+            signal.signal(signal.SIGINT, only_ours)
         watch = threading.Thread(target=self._watch, args=(over, interrupted), name="budget", daemon=True)
         watch.start()
         try:
@@ -65,6 +74,8 @@ class Budget:
             finally:
                 over.set()
                 watch.join()
+                if is_ignored:
+                    signal.signal(signal.SIGINT, before)
         except KeyboardInterrupt:
             if not interrupted.is_set():
                 raise
@@ -74,7 +85,8 @@ class Budget:
         while not over.wait(EVERY_SECONDS):
             if self._is_spent_but_for(self._reserve_seconds / 2):
                 interrupted.set()
-                _thread.interrupt_main()
+                main = threading.main_thread().ident or 0
+                signal.pthread_kill(main, signal.SIGINT)  # a real one, for it also wakes who waits for a lock
                 return
 
     def _stop_if_spent(self) -> None:

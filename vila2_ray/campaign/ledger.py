@@ -80,7 +80,8 @@ class Ledger:
         self._attempt = f"{int(time.time())}-{uuid.uuid4().hex[:6]}"
         self._entries: list[Entry] = []
         self._running: _Running | None = None
-        self._before: dict[str, Spent] | None = None
+        self._others: dict[str, Spent] = {}
+        self._others_read_at = float("-inf")
         self._lock = threading.Lock()
 
     @contextmanager
@@ -110,11 +111,12 @@ class Ledger:
 
     def spent(self) -> dict[str, Spent]:
         """Stage → what it cost so far: all attempts, and the stage under way."""
-        if self._before is None:
-            self._before = spent_by_stage(e for e in read_ledger(self._whole) if e.attempt != self._attempt)
+        if time.monotonic() - self._others_read_at >= WRITE_SECONDS:  # a judge may spend beside a driver
+            self._others = spent_by_stage(e for e in read_ledger(self._whole) if e.attempt != self._attempt)
+            self._others_read_at = time.monotonic()
         with self._lock:
             now = [*self._entries, *([self._entry(self._running, False)] if self._running else [])]
-        found = dict(self._before)
+        found = dict(self._others)
         for stage, spent in spent_by_stage(now).items():
             found[stage] = found.get(stage, Spent()) + spent
         return found

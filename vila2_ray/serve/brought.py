@@ -24,6 +24,7 @@ class Brought:
 
     def __init__(self, hold: Hold) -> None:
         self._hold, self.num_bytes = hold, 0
+        self._is_over = False
 
     @property
     def max_bytes(self) -> int:
@@ -31,7 +32,9 @@ class Brought:
         return self._hold.max_bytes
 
     def add(self, num_bytes: int) -> None:
-        """Raises Problem (413) past the bound of a request, Overloaded past that of all."""
+        """Raises Problem (413) past the bound of a request, Overloaded past that of all, or once it is released."""
+        if self._is_over:  # a fetch that outlives its request: nobody would give its bytes back
+            raise Overloaded("the request has ended", _RETRY_SECONDS)
         self.num_bytes += num_bytes
         self._hold.num_bytes += num_bytes
         if self.num_bytes > self.max_bytes:
@@ -41,6 +44,7 @@ class Brought:
             raise Overloaded(in_hand, _RETRY_SECONDS)
 
     def release(self) -> None:
+        self._is_over = True
         self._hold.num_bytes -= self.num_bytes
         self.num_bytes = 0
 

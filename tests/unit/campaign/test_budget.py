@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -43,6 +44,16 @@ def test_silence_is_interrupted_when_half_of_the_reserve_is_gone() -> None:
     threading.Timer(0.1, lambda: setattr(spending, "spent", 90.0)).start()
     with pytest.raises(BudgetSpent, match=r"\$90\.00 of budget=100"), budget.enforced():
         silently(time.monotonic() + PATIENCE_SECONDS)
+
+
+def test_who_waits_for_a_lock_is_woken_and_an_ignored_ctrl_c_comes_back_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(BudgetSpent), Budget(100.0, 20.0, Spending(95.0)).enforced():
+            threading.Event().wait()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_ends_in_time_and_ctrl_c_are_left_alone() -> None:

@@ -218,6 +218,9 @@ def test_what_is_fetched_counts_as_brought_by_the_request() -> None:
         refused = problem("http://example.org/a", says(OK))
         assert (refused.status, refused.slug) == (413, "body-too-large")
         brought.release()
+        with pytest.raises(Overloaded, match="has ended"):
+            fetched("http://example.org/a", says(OK))
+        assert hold.num_bytes == 0
         Brought(hold).add(8)
         with pytest.raises(Overloaded):
             fetched("http://example.org/a", says(OK))
