@@ -47,8 +47,8 @@ def recaption_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     return Done(digest_of(job.layer, fingerprint), asdict(summary), summary.seconds)
 
 
-def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
-    from vila2_ray.campaign.judging import JudgeJob, judge_layers
+def filter_stage(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
+    from vila2_ray.campaign.filtering import FilterJob, filter_layers
     from vila2_ray.campaign.skillcheck import open_check
     from vila2_ray.campaign.watching import watch
 
@@ -62,7 +62,7 @@ def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
     names = plans.layers_judged(config, stage.layer)
     before = f"round-{stage.round - 1}" if stage.round else ""
     has_before = bool(before) and plans.captions_of(config, before) in run.markers
-    job = JudgeJob(
+    job = FilterJob(
         corpus=run.corpus("pretrain"),
         layers=[(run.captions(name), run.layout.verdicts(name, fingerprint)) for name in names],
         prompts=run.prompts,
@@ -72,19 +72,19 @@ def judge_layer(run: Run, stage: plans.Stage, fingerprint: str) -> Done:
         check=check,
         votes=run.votes(stage),
     )
-    judgement = judge_layers(job, ray_map)
+    filtered = filter_layers(job, ray_map)
     captions = run.markers[plans.captions_of(config, stage.layer)]
     last = run.markers.get(f"filter-{stage.round - 1}") if stage.round else None
     drift = watch(
         run.layout,
         stage,
-        judgement.drift,
+        filtered.drift,
         last.summary.get("drift", {}) if last else {},
         captions.digest,
         _borders(config.drift) if skill else config.drift,
         run.progress,
     )
-    summary = {"flags": judgement.flags, "drift": drift}
+    summary = {"flags": filtered.flags, "drift": drift}
     if check is not None:
         summary["expert"] = check.expert_name
     return Done(digest_of(job.layers[-1][1], fingerprint), summary, time.monotonic() - started)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from vila2_ray.campaign import plan as plans
-from vila2_ray.campaign.captioning import judge_layer, recaption_layer
+from vila2_ray.campaign.captioning import filter_stage, recaption_layer
 from vila2_ray.campaign.layout import base_folder
 from vila2_ray.campaign.promotion import promote
 from vila2_ray.campaign.saturation import is_kept
@@ -185,7 +185,7 @@ WORK: dict[str, Callable[[Run, plans.Stage, str], Done]] = {
     "pretrain": _train,
     "sft": _train,
     "recaption": recaption_layer,
-    "filter": judge_layer,
+    "filter": filter_stage,
     "evaluate": _evaluate,
     "promote": _promote,
     "report": _report,

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.campaign.layers import SOURCE, write_corpus, write_layer
 from tests.unit.engines.tiny_siglip import write_siglip
 from tests.unit.judge.judgements import edited, judgement, table
-from vila2_ray.campaign.judging import JudgeJob, Judgement, judge_layers
+from vila2_ray.campaign.filtering import Filtered, FilterJob, filter_layers
 from vila2_ray.captions.drift import figures
 from vila2_ray.captions.prompts import Prompts
 from vila2_ray.captions.votes import counting
@@ -33,11 +33,11 @@ def corpus(tmp_path: Path) -> Corpus:
 
 def judged(
     folder: Path, corpus: Corpus, layers: list[Layer], previous: Layer | None = None, **of_job: Any
-) -> tuple[Judgement, list[Verdicts]]:
+) -> tuple[Filtered, list[Verdicts]]:
     names = [f"round-{number + 1}" for number, _ in enumerate(layers)]
     said = of_job.get("said", ())
     verdicts = [Verdicts(Store(folder / "verdicts" / str(number))) for number, _ in enumerate(layers)]
-    job = JudgeJob(
+    job = FilterJob(
         corpus=corpus,
         layers=list(zip(layers, verdicts, strict=True)),
         prompts=Prompts(("detailed",)),
@@ -46,7 +46,7 @@ def judged(
         previous=previous,
         votes=counting(table(*said), names, "overall", "all", "votes.csv"),
     )
-    return judge_layers(job, map), verdicts
+    return filter_layers(job, map), verdicts
 
 
 def kept(corpus: Corpus, layers: list[Layer], verdicts: list[Verdicts]) -> dict[tuple[str, int], list[str]]:

@@ -38,7 +38,7 @@ _SHARDS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class JudgeJob:
+class FilterJob:
     """What a filter stage reads, thinks and writes. Picklable."""
 
     corpus: Corpus
@@ -56,7 +56,7 @@ class JudgeJob:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Filtered:
     """Over all shards."""
 
     flags: dict[str, int]
@@ -67,7 +67,7 @@ class Judgement:
     """Of the last layer."""
 
 
-def judge_layers(job: JudgeJob, run: Map) -> Judgement:
+def filter_layers(job: FilterJob, run: Map) -> Filtered:
     """Write verdicts for the shards that lack them.
 
     Reads one narrow column of each layer, twice, where a share of it is to be flagged. Raises CheckpointError for a
@@ -79,10 +79,10 @@ def judge_layers(job: JudgeJob, run: Map) -> Judgement:
     ]
     counts: Counter[str] = Counter()
     drift = Sketch()
-    for found, figures in run(_ShardJudge(job, thresholds), job.corpus.shards):
+    for found, figures in run(_ShardFilter(job, thresholds), job.corpus.shards):
         counts.update(found)
         drift += figures
-    return Judgement(dict(counts), drift)
+    return Filtered(dict(counts), drift)
 
 
 def _min_logprobs(corpus: Corpus, layer: Layer) -> Iterator[pa.ChunkedArray]:
@@ -97,10 +97,10 @@ def _min_logprobs(corpus: Corpus, layer: Layer) -> Iterator[pa.ChunkedArray]:
             yield from pool.map(read, some)
 
 
-class _ShardJudge:
+class _ShardFilter:
     """Judges one shard; picklable, so that it runs anywhere."""
 
-    def __init__(self, job: JudgeJob, thresholds: Sequence[float | None]) -> None:
+    def __init__(self, job: FilterJob, thresholds: Sequence[float | None]) -> None:
         self._job, self._thresholds = job, thresholds
 
     def __call__(self, shard: ShardRef) -> tuple[dict[str, int], Sketch]:
