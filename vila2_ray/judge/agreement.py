@@ -70,8 +70,8 @@ def opinions(votes: Iterable[Vote], criterion: str) -> dict[str, dict[str, Answe
 
 def agreement(votes: Sequence[Vote], criterion: str) -> Agreement:
     """Of all raters of these votes."""
-    units = [list(by_rater.values()) for by_rater in opinions(votes, criterion).values() if len(by_rater) > 1]
-    raters = {vote.rater for vote in votes if criterion in vote.answers}
+    shared = [by_rater for by_rater in opinions(votes, criterion).values() if len(by_rater) > 1]
+    units, raters = [list(by_rater.values()) for by_rater in shared], {name for by_rater in shared for name in by_rater}
     shares = [_share_alike(unit) for unit in units]
     return Agreement(criterion, len(units), len(raters), _mean(shares), alpha(units))
 

@@ -1,21 +1,30 @@
 """Which layer wins: rates with bootstrap intervals, for people together and for each model alone.
 
-An image counts once, whatever number judged it: a rater's two orders are averaged, then raters. So a model that goes
-by the place alone comes out even. Images on which both layers say the same were not asked; they enter as ties, in that
-share of them which the judged images have of the asked ones.
+An image counts once, whatever number judged it: its raters are averaged. Who answers otherwise when the sides are
+swapped prefers neither (`judge.agreement`): a model that goes by the place alone comes to ties. Images on which both
+layers say the same were not asked; they enter as ties, in that share of them which the judged images have of the asked
+ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vila2_ray.evaluate.rules.tally import RESAMPLES, Estimate, middle, ratio
-from vila2_ray.judge.agreement import AgainstPeople, Agreement, Steadiness, against_people, agreement, steadiness
+from vila2_ray.judge.agreement import (
+    AgainstPeople,
+    Agreement,
+    Steadiness,
+    against_people,
+    agreement,
+    opinions,
+    steadiness,
+)
 from vila2_ray.judge.pairs import Couple, couple_name
-from vila2_ray.judge.study import ANSWERS, Pair, Study, Vote
+from vila2_ray.judge.study import ANSWERS, Answer, Pair, Study, Vote
 
 PEOPLE = "people"
 
@@ -116,15 +125,10 @@ def win_rate(
     given = [vote for vote in votes if vote.pair_id in asked and criterion in vote.answers]
     if not given:
         return None
-    by_image: dict[tuple[str, str, int], dict[str, list[int]]] = {}
-    for vote in given:
-        pair = asked[vote.pair_id]
-        place = ANSWERS.index(vote.answers[criterion])
-        by_image.setdefault((pair.source, pair.shard, pair.row), {}).setdefault(vote.rater, []).append(place)
-    shares = np.array([np.mean([_shares(places) for places in found.values()], axis=0) for found in by_image.values()])
-    equal = round(num_equal * len(shares) / len({(pair.source, pair.shard, pair.row) for pair in pairs}))
-    tie = np.eye(len(ANSWERS))[ANSWERS.index("tie")]
-    images = np.concatenate([shares, np.tile(tie, (equal, 1))])  # [K, 3], in the order of ANSWERS
+    heard = opinions(given, criterion)
+    shares = np.array([_shares(by_rater.values()) for by_rater in heard.values()])
+    equal = round(num_equal * len(shares) / len(pairs))
+    images = np.concatenate([shares, np.tile(_shares(["tie"]), (equal, 1))])  # [K, 3], in the order of ANSWERS
     whole, drawn = images.sum(axis=0), _resampled(images, seed)
     return WinRate(
         first=pairs[0].first.layer,
@@ -147,8 +151,9 @@ _HALF = np.array([0.0, 1.0, 0.5])
 """What an answer is worth to the second one, in the order of ANSWERS."""
 
 
-def _shares(places: Sequence[int]) -> np.ndarray:
-    """Of one rater's answers on an image, in the order of ANSWERS."""
+def _shares(said: Collection[Answer]) -> np.ndarray:
+    """Of an image's answers, in the order of ANSWERS."""
+    places = [ANSWERS.index(answer) for answer in said]
     return np.bincount(places, minlength=len(ANSWERS)) / len(places)
 
 
