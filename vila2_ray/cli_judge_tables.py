@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby, zip_longest
 from typing import Any
 
 from rich.markup import escape
@@ -13,8 +14,8 @@ from rich.table import Column, Table
 
 from vila2_ray.campaign.studies import StudySummary
 from vila2_ray.cli_tables import console
-from vila2_ray.judge.winning import Figures
-from vila2_ray.report.judges import RATE_HEAD, RATE_TEXTS, agreement_tables, rate_rows, silent_votes
+from vila2_ray.judge.winning import Figures, WinRate
+from vila2_ray.report.judges import agreement_tables, between, percent, silent_votes
 
 
 def print_studies(title: str, studies: Sequence[StudySummary]) -> None:
@@ -34,13 +35,9 @@ def print_figures(name: str, figures: Figures) -> None:
         print(f"{figures.num_pairs:,} pairs; nobody has judged one yet")
         return
     out = console()
-    rows = rate_rows(figures)
-    sections = [row[:3] != before[:3] for row, before in zip(rows[1:], rows, strict=False)]
-    title = f"{name}: how often the second is better than the first"
-    table = _table(title, [head.lower() for head in RATE_HEAD], RATE_TEXTS)
-    for row, ends_section in zip(rows, [*sections, False], strict=True):
-        table.add_row(*map(escape, row), end_section=ends_section)
-    out.print(table)
+    for (first, second), rates in groupby(figures.rates, key=lambda rate: (rate.first, rate.second)):
+        title = escape(f"{name}: how often {second} is better than {first}, ties half")
+        out.print(_rates(title, list(rates)))
     for told in agreement_tables(figures):
         table = _table(told["title"].lower(), [head.lower() for head in told["head"]], 1)
         for row in told["rows"]:
@@ -53,6 +50,17 @@ def print_figures(name: str, figures: Figures) -> None:
 def print_json(figures: Figures) -> None:
     """The same with every digit; what is not a number is null."""
     print(json.dumps(_plain(asdict(figures)), indent=1))
+
+
+def _rates(title: str, rates: Sequence[WinRate]) -> Table:
+    """Of two layers: narrow enough for any terminal; --json has every count."""
+    table = _table(title, ("judge", "criterion", "images", "wins", "95 %", "of decided"), 2)
+    for rate, following in zip_longest(rates, rates[1:]):
+        told = (f"{rate.num_images + rate.num_equal:,}", percent(rate.rate.value), between(rate.rate))
+        ends_section = following is not None and following.judge != rate.judge
+        cells = (rate.judge, rate.criterion, *told, percent(rate.rate_without_ties.value))
+        table.add_row(*map(escape, cells), end_section=ends_section)
+    return table
 
 
 def _table(title: str, head: Sequence[str], num_texts: int) -> Table:

@@ -103,7 +103,10 @@ def cost_lines(costs: CaptionCosts) -> list[str]:
     if not costs.num_captions or not costs.dollars:
         return []
     lines = []
-    for what, dollars in (("captioning alone", costs.dollars_of_passes), ("training included", costs.dollars)):
+    for what, dollars in (
+        ("captioning alone", costs.dollars_of_passes),
+        ("training and judging included", costs.dollars),
+    ):
         said = f"{what}: ${_dollars(dollars)} for {costs.num_captions:,} captions, "
         said += f"${_dollars(costs.per_1000(dollars))} per 1,000"
         if costs.num_accepted:

@@ -72,8 +72,14 @@ class Ledger:
     """Writes this attempt's file and reads everybody's. May be asked from any thread."""
 
     def __init__(
-        self, store: Store, prices: PriceBook | PricesConfig, look: Callable[[], list[Node]] = nodes_up
+        self,
+        store: Store,
+        prices: PriceBook | PricesConfig,
+        look: Callable[[], list[Node]] = nodes_up,
+        write_seconds: float | None = None,
     ) -> None:
+        """`write_seconds`: what a kill can keep out of it at most; None: WRITE_SECONDS."""
+        self._write_seconds = write_seconds
         self._whole, self._store = store, store.sub("ledger")
         self._book = PriceBook(prices) if isinstance(prices, PricesConfig) else prices
         self._look = look
@@ -149,7 +155,7 @@ class Ledger:
         written = time.monotonic()
         while not over.wait(LOOK_SECONDS):
             running.use.look()
-            if time.monotonic() - written >= WRITE_SECONDS:
+            if time.monotonic() - written >= (WRITE_SECONDS if self._write_seconds is None else self._write_seconds):
                 written = time.monotonic()
                 try:
                     self._write()

@@ -8,6 +8,7 @@ ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,11 +143,13 @@ def win_rate(
         first_wins=float(whole[0]),
         second_wins=float(whole[1]),
         ties=float(whole[2]),
-        rate=_estimate((whole @ _HALF) / whole.sum(), (drawn @ _HALF) / drawn.sum(axis=1)),
-        rate_without_ties=_estimate(_decided(whole[None])[0], _decided(drawn)),
+        rate=_estimate((whole @ _HALF) / whole.sum(), (drawn @ _HALF) / drawn.sum(axis=1), whole.sum()),
+        rate_without_ties=_estimate(_decided(whole[None])[0], _decided(drawn), whole[0] + whole[1]),
     )
 
 
+_Z = 1.959964
+"""Of the normal distribution's middle 95 %."""
 _HALF = np.array([0.0, 1.0, 0.5])
 """What an answer is worth to the second one, in the order of ANSWERS."""
 
@@ -168,8 +171,18 @@ def _decided(sums: np.ndarray) -> np.ndarray:
     return ratio(sums[:, 1], sums[:, 0] + sums[:, 1])
 
 
-def _estimate(value: float, varied: np.ndarray) -> Estimate:
+def _estimate(value: float, varied: np.ndarray, num: float) -> Estimate:
+    """With the bootstrap's interval; where all images say the same, which resamples cannot doubt, with Wilson's."""
+    known = varied[~np.isnan(varied)]
+    if known.size and known.min() == known.max():
+        return Estimate(float(value), *_wilson(float(value), float(num)))
     return Estimate(float(value), *middle(varied))
+
+
+def _wilson(share: float, num: float) -> tuple[float, float]:
+    """95 % score interval of a share of `num` (Wilson, 1927)."""
+    middle_of, width = share + _Z**2 / (2 * num), _Z * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    return (middle_of - width) / (1 + _Z**2 / num), (middle_of + width) / (1 + _Z**2 / num)
 
 
 def _place(couple: Couple, equal: Mapping[str, int]) -> int:

@@ -65,9 +65,9 @@ def rate_rows(figures: Figures) -> list[tuple[str, ...]]:
             f"{rate.num_images + rate.num_equal:,}",
             *(_decimal(part) for part in (rate.second_wins, rate.first_wins, rate.ties)),
             percent(rate.rate.value),
-            _between(rate.rate),
+            between(rate.rate),
             percent(rate.rate_without_ties.value),
-            _between(rate.rate_without_ties),
+            between(rate.rate_without_ties),
         )
         for rate in figures.rates
     ]
@@ -160,10 +160,10 @@ def _cell(rate: WinRate | None) -> dict[str, Any]:
     if rate is None:
         return {"value": "–", "interval": "", "bar": ""}
     bar = svg.share_bar(rate.rate.low, rate.rate.value, rate.rate.high)
-    return {"value": percent(rate.rate.value), "interval": _between(rate.rate), "bar": bar}
+    return {"value": percent(rate.rate.value), "interval": between(rate.rate), "bar": bar}
 
 
-def _between(estimate: Estimate) -> str:
+def between(estimate: Estimate) -> str:
     """`64.9–77.8`; the value beside it has the unit."""
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return ""

@@ -59,7 +59,7 @@ def test_the_sentences_carry_their_arithmetic() -> None:
     costs = caption_costs(SPENT, ENTRIES, {"filter-1": judged("filter-1", 1000, 800)}, 36.0)
     assert cost_lines(costs) == [
         "captioning alone: $10.00 for 1,700 captions, $5.88 per 1,000; $12.50 per 1,000 of the 800 kept",
-        "training included: $40.00 for 1,700 captions, $23.53 per 1,000; $50.00 per 1,000 of the 800 kept",
+        "training and judging included: $40.00 for 1,700 captions, $23.53 per 1,000; $50.00 per 1,000 of the 800 kept",
         "people: $36 per 1,000 (VILA²)",
     ]
     assert cost_lines(caption_costs({}, [], {}, 36.0)) == []
