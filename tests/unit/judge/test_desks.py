@@ -109,7 +109,12 @@ def test_telling_what_was_said_reads_one_vote(tmp_path: Path, monkeypatch: pytes
         desk.cast(Ballot(name, name, all_left()))
     read: list[str] = []
     kept = desk.study.store.read_text
-    monkeypatch.setattr(desk.study.store, "read_text", lambda name: read.append(name) or kept(name))
+
+    def counted(name: str) -> str:
+        read.append(name)
+        return kept(name)
+
+    monkeypatch.setattr(desk.study.store, "read_text", counted)
     for name in (names[5], names[2]):
         pair = desk.pair(name)
         assert pair is not None
