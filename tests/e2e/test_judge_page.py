@@ -135,9 +135,17 @@ def test_one_goes_on_after_a_reload_back_changes_a_vote_and_skipped_ones_come_ag
         reach(page, "1 of 6")
         expect(row(page, "hallucination").get_by_label("Tie")).to_be_checked()
         expect(row(page, "detail").get_by_label("B", exact=True)).to_be_checked()
+        expect(page.locator("#status")).to_have_text("Your last vote stands until you send another.")
+        page.keyboard.press("s")
+        reach(page, "2 of 6")
+        page.keyboard.press("z")
+        reach(page, "1 of 6")
         row(page, "hallucination").locator("label", has_text=re.compile("^A$")).click()
         page.keyboard.press("Enter")
         reach(page, "2 of 6")
+        page.keyboard.press("e")
+        page.get_by_label("What A should say").fill("Better.")
+        page.keyboard.press("Escape")
         page.keyboard.press("s")
         reach(page, "3 of 6")
         page.keyboard.press("s")
@@ -145,9 +153,23 @@ def test_one_goes_on_after_a_reload_back_changes_a_vote_and_skipped_ones_come_ag
         wait_for_votes(page, at, 3)
         page.reload()
         reach(page, "4 of 6")
+        for number in (3, 2, 1):  # what was said is known after a reload
+            page.keyboard.press("z")
+            reach(page, f"{number} of 6")
+        expect(row(page, "hallucination").get_by_label("A", exact=True)).to_be_checked()
+        page.keyboard.press("s")
+        reach(page, "2 of 6")
+        expect(page.locator("#status")).to_have_text("You skipped this one.")
+        expect(page.get_by_label("What A should say")).to_have_value("Better.")
+        for number in (2, 3):
+            reach(page, f"{number} of 6")
+            page.keyboard.press("s")
+        reach(page, "4 of 6")
+        assert page.locator("#meter").evaluate("meter => meter.value") == 3
+        until(page, lambda: len(at.study.store.list(prefix="votes")) == 6)
         votes = at.votes()
-        assert len(at.study.store.list(prefix="votes")) == 4
         assert votes[before.pair_id].answers["hallucination"] == ("second" if before.swapped else "first")
+        page.reload()  # also of those that were skipped before it
         for number in (4, 5, 6):
             reach(page, f"{number} of 6")
             for _ in CRITERIA:
@@ -155,8 +177,8 @@ def test_one_goes_on_after_a_reload_back_changes_a_vote_and_skipped_ones_come_ag
             page.keyboard.press("Enter")
         assert page.locator("#meter").evaluate("meter => meter.value === meter.max")
         page.get_by_role("button", name="Look again at the 2 you skipped").click()
-        for _ in range(2):
-            reach(page, "6 of 6")
+        for number in (2, 3):
+            reach(page, f"{number} of 6")
             expect(page.locator(".choices input:checked")).to_have_count(0)
             told = shown(page)
             for _ in CRITERIA:
@@ -170,6 +192,7 @@ def test_one_goes_on_after_a_reload_back_changes_a_vote_and_skipped_ones_come_ag
         expect(page.locator("#thanks")).to_be_visible()
         expect(page.locator("#look-again")).to_be_hidden()
         until(page, lambda: all(vote.answers for vote in at.votes().values()))
+        assert [list(vote.edits.values()) for vote in at.votes().values() if vote.edits] == [["Better."]]
 
 
 def test_captions_are_corrected_beside_the_vote(chromium: Any, at: Judged) -> None:
@@ -205,6 +228,67 @@ def test_captions_are_corrected_beside_the_vote(chromium: Any, at: Judged) -> No
         page.keyboard.press("z")
         reach(page, "1 of 6")
         expect(page.get_by_label("What A should say")).to_have_value("A 1 2 3 s z red house.")
+
+
+def test_a_caption_that_is_too_long_to_be_corrected_is_said_to_be(chromium: Any, at: Judged) -> None:
+    with visiting(chromium, at.url) as page:
+        told = page.request.get(f"{at.url}v1/session", headers={"X-Rater": "ann"}).json()
+        page.route("**/v1/session", lambda route: route.fulfill(json={**told, "max_chars": 30}))
+        enter(page)
+        is_long = set()
+        for number in (1, 2, 3):
+            reach(page, f"{number} of 6")
+            for (side, text), key in zip(shown(page).items(), "er", strict=True):
+                button = page.locator(f"#{side} > button")
+                is_long.add(len(text) > 30)
+                if len(text) <= 30:
+                    expect(button).to_be_enabled()
+                    continue
+                expect(button).to_be_disabled()
+                page.keyboard.press(key)
+                told_why = "Too long to be corrected here: more than 30 characters."
+                expect(page.locator("#status")).to_have_text(told_why)
+                expect(button).to_have_attribute("title", told_why)
+                expect(page.locator(f"#{side} .correction")).to_be_hidden()
+            page.keyboard.press("s")
+        assert is_long == {True, False}
+        wait_for_votes(page, at, 3)
+
+
+def test_who_judges_in_one_tab_stays_it_whoever_enters_in_another(chromium: Any, at: Judged) -> None:
+    with visiting(chromium, at.url) as ann:
+        enter(ann, "ann")
+        bob = ann.context.new_page()
+        bob.goto(at.url)
+        bob.locator("#pair").wait_for()
+        bob.locator("#who").click()
+        enter(bob, "bob")
+        for number in (1, 2):
+            reach(ann, f"{number} of 6")
+            ann.keyboard.press("s")
+            wait_for_votes(ann, at, number, "ann")
+            ann.reload()
+        expect(ann.locator("#who")).to_have_text("ann")
+        assert at.votes("bob") == {}
+
+
+def test_a_broken_item_among_what_waits_holds_up_no_vote(chromium: Any, at: Judged) -> None:
+    expected = ("ERR_INTERNET_DISCONNECTED", "Failed to load resource")
+    with visiting(chromium, at.url, expected=expected) as page:
+        enter(page)
+        reach(page, "1 of 6")
+        waiting = "Object.keys(localStorage).filter(name => name.startsWith('vila2-judge:'))"
+        page.wait_for_load_state("networkidle")
+        page.context.set_offline(True)
+        page.keyboard.press("s")
+        reach(page, "2 of 6")
+        page.evaluate(f"localStorage.setItem({waiting}[0].replace(/[^:]*$/, '0'), '{{')")
+        page.context.set_offline(False)
+        page.reload()
+        reach(page, "2 of 6")
+        wait_for_votes(page, at, 1)
+        until(page, lambda: page.evaluate(f"{waiting}.length") == 0)
+        assert page.evaluate("Object.keys(localStorage).filter(name => name.startsWith('broken:')).length") == 1
 
 
 def test_votes_without_a_network_are_kept_and_sent_when_it_is_back(chromium: Any, at: Judged) -> None:

@@ -97,7 +97,8 @@ def create_judge_app(
     @app.get("/v1/pairs/{name}")
     def pair(name: str, request: Request) -> dict[str, Any]:
         at = desk_of(request)
-        return {"id": name, **at.sides(_pair(at, name))}
+        wanted = _pair(at, name)
+        return {"id": name, **at.sides(wanted), "said": at.said(wanted)}
 
     @app.get("/v1/pairs/{name}/picture")
     def picture(name: str, request: Request) -> Response:

@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from vila2_ray.judge.pairs import swapped
 from vila2_ray.judge.rubric import criteria
@@ -32,6 +32,13 @@ COMMON_EVERY = 3
 _MODEL = "model:"
 _KEPT_DESKS = 256
 _KEPT_BALLOTS = 512
+
+
+class Said(TypedDict):
+    """What a rater said of a pair, by sides. No answers: it was passed over."""
+
+    answers: dict[str, Better]
+    edits: dict[Side, str]
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,21 @@ class Desk:
     def num_done(self) -> int:
         """Pairs with a vote of this rater, those passed over included."""
         with self._lock:
-            if self._voted is None:
-                self._voted = self._look()
-            return sum(pair.pair_id in self._voted for pair in self._pairs.values())
+            voted = self._known()
+            return sum(pair.pair_id in voted for pair in self._pairs.values())
+
+    def said(self, pair: Pair) -> Said | None:
+        """What this rater said last of a pair; None where nothing was said. Reads one vote at most."""
+        with self._lock:
+            if pair.pair_id not in self._known():
+                return None
+        if (vote := self.study.last(self.rater, pair.pair_id)) is None:
+            return None
+        swaps = self._swaps(pair)
+        return {
+            "answers": {name: "tie" if said == "tie" else _side(said, swaps) for name, said in vote.answers.items()},
+            "edits": {_side(caption, swaps): text for caption, text in vote.edits.items()},
+        }
 
     def passed_over(self) -> list[str]:
         """Pairs that this rater did not want to judge, though they could be judged. Reads every vote of the rater."""
@@ -150,6 +169,12 @@ class Desk:
     def _swaps(self, pair: Pair) -> bool:
         return swapped(self.seed, pair.pair_id, self.rater)
 
+    def _known(self) -> set[str]:
+        """What has been voted on, as far as this desk knows; with the lock held."""
+        if self._voted is None:
+            self._voted = self._look()
+        return self._voted
+
     def _look(self) -> set[str]:
         return {pair_id for pair_id, _ in self.study.judged_by(self.rater)}
 
@@ -175,6 +200,10 @@ def _resolved(side: Better, swaps: bool) -> Answer:
     if side == "tie":
         return "tie"
     return "second" if (side == "left") == swaps else "first"
+
+
+def _side(caption: str, swaps: bool) -> Side:
+    return "left" if (caption == "second") == swaps else "right"
 
 
 def _hash(*parts: str) -> str:

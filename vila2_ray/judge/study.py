@@ -164,6 +164,17 @@ class Study:
                 self.store.path(name), f"is no vote ({error}); delete it, and its rater votes again"
             ) from error
 
+    def last(self, rater: str, pair_id: str) -> Vote | None:
+        """What a rater said last of a pair, in either order; one listing, and that one file is read.
+
+        Raises CorpusError for a broken one.
+        """
+        times: dict[str, str] = {}
+        for name in self.store.list(prefix=f"votes/{rater}"):
+            if (found := _VOTE.fullmatch(_base(name))) and found["pair"] == pair_id:
+                times[name] = _base(name).split("-")[2]
+        return self._read(max(times, key=times.__getitem__)) if times else None
+
 
 def is_rater(name: str) -> bool:
     """Whether a rater can be called so."""

@@ -46,7 +46,10 @@ def test_nothing_tells_which_layer_a_caption_is_of(tmp_path: Path) -> None:
         for name in got[-1].json()["todo"]:
             got.append(asked.get(f"/v1/pairs/{name}", headers=headers))
             got.append(asked.get(f"/v1/pairs/{name}/picture", headers=headers))
-            got.append(asked.post("/v1/votes", json=ballot(name, name), headers=headers))
+            edited = ballot(name, name, edits={"left": "Better.", "right": ""})
+            got.append(asked.post("/v1/votes", json=edited, headers=headers))
+            got.append(asked.get(f"/v1/pairs/{name}", headers=headers))
+            assert got[-1].json()["said"] == {"answers": edited["answers"], "edits": edited["edits"]}
         got.append(asked.get("/v1/session", headers=headers))
     got += [asked.post("/v1/votes", json=body, headers=ANN) for body in ({}, ballot("x"))]
     assert {one.status_code for one in got} == {200, 422, 404}
@@ -60,7 +63,7 @@ def test_nothing_tells_which_layer_a_caption_is_of(tmp_path: Path) -> None:
 
 def test_no_file_of_the_page_knows_an_order(tmp_path: Path) -> None:
     asked = client(tmp_path)
-    scripts = ("main.js", "sitting.js", "ballot.js", "outbox.js", "pairs.js")
+    scripts = ("main.js", "sitting.js", "ballot.js", "outbox.js", "pairs.js", "past.js", "side.js", "rater.js")
     for path in ("/", "/page/entry.json", *(f"/page/{name}" for name in scripts)):
         text = asked.get(path).text
         assert not re.search(r"\b(first|second)(_|\b)|swapped|alt_text", text), path
@@ -96,6 +99,21 @@ def test_one_goes_on_where_one_stopped_also_after_a_restart(tmp_path: Path) -> N
     assert (session["todo"], session["passed"]) == ([], [names[5]])
 
 
+def test_what_was_said_of_a_pair_is_told_to_who_said_it(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    asked = client(tmp_path, made)
+    name, other = todo(asked)[:2]
+    assert asked.get(f"/v1/pairs/{name}", headers=ANN).json()["said"] is None
+    skipped = {"pair": name, "ballot": "b", "answers": {}, "edits": {"right": "Better."}}
+    asked.post("/v1/votes", json=skipped, headers=ANN)
+    restarted = client(tmp_path / "again", Study(made.store))
+    told = restarted.get(f"/v1/pairs/{name}", headers=ANN).json()
+    assert told["said"] == {"answers": {}, "edits": {"right": "Better."}}
+    assert restarted.get(f"/v1/pairs/{other}", headers=ANN).json()["said"] is None
+    for pair in todo(restarted, {"X-Rater": "bob"}):
+        assert restarted.get(f"/v1/pairs/{pair}", headers={"X-Rater": "bob"}).json()["said"] is None
+
+
 def test_a_picture_that_is_broken_is_said_and_passed_over(tmp_path: Path) -> None:
     made = study(tmp_path)
     asked = client(tmp_path, made, broken=(0, 1, 2, 3, 4, 5))
@@ -104,6 +122,10 @@ def test_a_picture_that_is_broken_is_said_and_passed_over(tmp_path: Path) -> Non
     assert (got.status_code, got.json()["type"]) == (422, "/problems/no-picture")
     assert asked.post("/v1/votes", json={"pair": name, "ballot": "b", "answers": {}}, headers=ANN).status_code == 200
     assert made.votes()[0].problem.startswith("image_unreadable")
+    again = client(tmp_path / "again", made, broken=(0, 1, 2, 3, 4, 5))  # where nobody has asked for the picture
+    assert again.post("/v1/votes", json={"pair": name, "ballot": "c", "answers": {}}, headers=ANN).status_code == 200
+    assert made.votes()[0].problem.startswith("image_unreadable")
+    assert again.get("/v1/session", headers=ANN).json()["passed"] == []
 
 
 @pytest.mark.parametrize(

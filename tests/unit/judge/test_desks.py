@@ -9,7 +9,7 @@ import pytest
 from tests.unit.judge.studies import CRITERIA, study
 from vila2_ray.judge.desks import Ballot, Desks, in_order, is_person
 from vila2_ray.judge.pairs import swapped
-from vila2_ray.judge.study import Study
+from vila2_ray.judge.study import Study, Vote
 
 
 def desks(folder: Path, num: int = 6) -> Desks:
@@ -84,6 +84,53 @@ def test_a_ballot_that_comes_again_is_kept_once_and_the_last_one_counts(tmp_path
         desk.cast(Ballot(name, ballot, all_left() if ballot == "b0" else dict.fromkeys(CRITERIA, "tie")))
     assert len(desk.study.store.list(prefix="votes")) == 2
     assert [set(vote.answers.values()) for vote in desk.study.votes()] == [{"tie"}]
+
+
+def test_what_was_said_last_comes_back_by_sides(tmp_path: Path) -> None:
+    held = desks(tmp_path, 8)
+    desk, said = held.of("ann"), all_left(detail="tie", fluency="right")
+    names = desk.todo()
+    for name in names:
+        desk.cast(Ballot(name, "b0", dict.fromkeys(CRITERIA, "tie"), {"right": "No."}))
+        desk.cast(Ballot(name, "b1", said, {"left": "Better.", "right": ""}))
+    assert len({vote.swapped for vote in held.study.votes()}) == 2
+    for at in (desk, Desks(Study(held.study.store)).of("ann")):
+        for name in names:
+            pair = at.pair(name)
+            assert pair is not None
+            assert at.said(pair) == {"answers": said, "edits": {"left": "Better.", "right": ""}}
+            assert held.of("bob").said(pair) is None
+
+
+def test_telling_what_was_said_reads_one_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = desks(tmp_path).of("ann")
+    names = desk.todo()
+    for name in names[:5]:
+        desk.cast(Ballot(name, name, all_left()))
+    read: list[str] = []
+    kept = desk.study.store.read_text
+
+    def counted(name: str) -> str:
+        read.append(name)
+        return kept(name)
+
+    monkeypatch.setattr(desk.study.store, "read_text", counted)
+    for name in (names[5], names[2]):
+        pair = desk.pair(name)
+        assert pair is not None
+        desk.said(pair)
+        assert [pair.pair_id in one for one in read] == ([] if name == names[5] else [True])
+
+
+def test_the_last_vote_on_a_pair_is_the_last_by_time_in_either_order(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    pair = made.pairs()[0].pair_id
+    for swaps, answer in ((False, "first"), (True, "second"), (False, "tie")):
+        made.cast(Vote(pair, "ann", "person", swaps, {"detail": answer}, 1.0))  # type: ignore[dict-item]
+    last = made.last("ann", pair)
+    assert last is not None
+    assert last.answers == {"detail": "tie"}
+    assert made.last("ann", made.pairs()[1].pair_id) is made.last("bob", pair) is None
 
 
 def test_ballots_answer_all_or_nothing_about_pairs_that_are_there(tmp_path: Path) -> None:

@@ -37,14 +37,27 @@ export class Outbox {
   /** [item, vote], the oldest at the front. */
   entries() {
     const found = new Map([...this.memory].filter(([item]) => item.startsWith(this.prefix)));
-    try {
-      for (let at = 0; at < localStorage.length; at += 1) {
-        const item = localStorage.key(at);
-        if (item.startsWith(this.prefix)) found.set(item, JSON.parse(localStorage.getItem(item)));
-      }
-    } catch { /* no storage: what is in memory is all */ }
+    for (const item of this.stored()) {
+      try { found.set(item, JSON.parse(localStorage.getItem(item))); } catch { this.setAside(item); }
+    }
     return [...found].filter(([, vote]) => vote).sort(([a], [b]) => (a < b ? -1 : 1));
   }
+
+  stored() {
+    try { return Object.keys(localStorage).filter((item) => item.startsWith(this.prefix)); } catch { return []; } // all is in memory
+  }
+
+  /** What is no vote holds up none. */
+  setAside(item) {
+    try {
+      const text = localStorage.getItem(item);
+      localStorage.removeItem(item);
+      localStorage.setItem(`broken:${item}`, text); // for whoever looks into it
+    } catch { /* it is gone, or stays and is passed by */ }
+  }
+
+  /** The vote on a pair that still waits, if any. */
+  waiting = (pair) => this.entries().findLast(([, vote]) => vote.pair === pair)?.[1];
 
   /** Names of the pairs whose votes wait. */
   pairs = () => new Set(this.entries().map(([, vote]) => vote.pair));

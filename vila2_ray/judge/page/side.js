@@ -1,6 +1,7 @@
 // One caption of the pair, and its correction. The caption stays as it is beside it: that is what is judged.
 
 import { make } from "./dom.js";
+import { say } from "./views.js";
 
 export class Side {
   /** `name` is what it is called, A or B; `shortcut` the key that opens its correction. */
@@ -26,10 +27,13 @@ export class Side {
     this.caption.classList.toggle("none", !text);
     this.panel.hidden = correction === undefined;
     this.field.value = correction ?? text;
+    this.opener.disabled = text.length > this.field.maxLength;
+    this.opener.title = this.opener.disabled ? `Too long to be corrected here: more than ${this.field.maxLength} characters.` : "";
     this.tell();
   }
 
   open() {
+    if (this.opener.disabled) return say(this.opener.title);
     this.panel.hidden = false;
     this.field.focus();
   }

@@ -5,6 +5,7 @@ import { Ballot } from "./ballot.js";
 import { byId, count } from "./dom.js";
 import { Outbox } from "./outbox.js";
 import { Pairs } from "./pairs.js";
+import { Past } from "./past.js";
 import * as rater from "./rater.js";
 import { say, show, showPicture, tellEnd, tellPlace, trouble, view } from "./views.js";
 
@@ -15,16 +16,17 @@ export class Sitting {
   /** Of a session as the server tells it, with the two sides of the page; `on.locked()` and `on.another()` end it. */
   constructor(session, sides, on) {
     Object.assign(this, { session, sides, on, isClosed: false });
-    this.said = new Map(); // id -> {id, place, answers, edits, isBroken} of what was said in this sitting
-    this.past = []; // those ids in the order in which it was said
-    this.wanted = null; // the pair that is shown, or soon will be
-    this.current = null; // {id, place, isJudgeable, since} of the one that is shown
+    const name = `${session.study}:${encodeURIComponent(session.rater)}`;
+    this.said = new Map(); // id -> {id, answers, edits, isBroken} of what was said in this sitting
+    this.past = new Past(name);
+    this.wanted = null; // {id, place} of the pair that is shown, or soon will be
+    this.current = null; // {id, place, said, isJudgeable, since} of the one that is shown
     this.isAgain = false; // those that were skipped, once more
     this.refusal = "";
     this.pairs = new Pairs(rater.ask);
     this.ballot = new Ballot(byId("ballot"), session.criteria, () => this.tellMissing());
     for (const side of Object.values(sides)) side.bound(session.max_chars);
-    this.outbox = new Outbox(`${session.study}:${encodeURIComponent(session.rater)}`, rater.ask, {
+    this.outbox = new Outbox(name, rater.ask, {
       refused: ({ message }) => { this.refusal = `A vote was refused, and is kept in this browser. ${message}`; },
       isElsewhere: () => this.isElsewhere(),
       locked: on.locked,
@@ -68,37 +70,43 @@ export class Sitting {
       }
     }
     const id = this.todo.shift();
-    if (id) await this.present(this.said.get(id) ?? { id, place: Math.min(this.session.total, this.numDone() + 1) });
+    if (id) await this.present({ id, place: this.past.places.get(id) ?? Math.min(this.session.total, this.numDone() + 1) });
     else this.end();
   }
 
   /** Shows a pair, with what was said of it before. */
   async present(asked) {
-    const { id, place, answers, edits = {} } = asked;
+    const { id, place } = asked;
     this.wanted = asked;
     this.current = null;
     byId("stage").dataset.state = "loading";
     let pair;
     try {
       const coming = this.pairs.get(id);
-      this.pairs.prepare(this.todo, [id, ...this.past.slice(-NUM_KEPT)]);
+      this.pairs.prepare(this.todo, [id, ...this.past.ids.slice(-NUM_KEPT)]);
       pair = await coming;
     } catch (error) {
       if (this.isClosed || this.wanted !== asked) return;
-      if (problemOf(error).status === 404) this.on.another();
-      else trouble(error, () => this.present(asked));
+      if (problemOf(error).status === 404) {
+        this.past.remember(); // without this one, should it be one gone back to
+        this.on.another();
+      } else {
+        trouble(error, () => this.present(asked));
+      }
       return;
     }
     if (this.isClosed || this.wanted !== asked) return; // one went elsewhere meanwhile
-    for (const [name, side] of Object.entries(this.sides)) side.show(pair[name], edits[name]);
+    const said = this.said.get(id) ?? this.outbox.waiting(id) ?? pair.said; // the last one knows of other days
+    for (const [name, side] of Object.entries(this.sides)) side.show(pair[name], said?.edits[name]);
     showPicture(pair);
-    this.current = { id, place, isJudgeable: !pair.problem, since: performance.now() };
-    this.ballot.reset(answers);
+    this.current = { id, place, said, isJudgeable: !pair.problem, since: performance.now() };
+    this.ballot.reset(said?.answers);
     tellPlace(place, this.numDone(), this.session.total);
-    say(answers ? "Your last vote stands until you send another." : "");
+    if (isVote(said)) say("Your last vote stands until you send another.");
+    else say(said ? "You skipped this one." : "");
     this.tellMissing();
     show("pair");
-    byId("back").disabled = !this.past.length;
+    byId("back").disabled = !this.past.ids.length;
     window.scrollTo(0, 0);
     byId("pair").focus({ preventScroll: true });
   }
@@ -114,19 +122,27 @@ export class Sitting {
     }
   }
 
+  /** Passes the pair over; a vote that was sent before stands. */
   skip() {
-    if (this.current) this.cast({});
+    if (!this.current) return;
+    if (isVote(this.current.said)) this.goOn();
+    else this.cast({});
   }
 
   cast(answers) {
-    const { id, place, since, isJudgeable } = this.current;
+    const { id, since, isJudgeable } = this.current;
     const written = Object.entries(this.sides).map(([name, side]) => [name, side.correction()]);
     const edits = Object.fromEntries(written.filter(([, text]) => text !== undefined));
     const milliseconds = Math.min(LONGEST_MS, Math.round(performance.now() - since));
     this.outbox.put({ pair: id, answers, edits, milliseconds });
-    if (!this.isAgain && !this.said.has(id)) this.judged.add(id);
-    this.said.set(id, { id, place, answers, edits, isBroken: !isJudgeable });
-    this.past = [...this.past.filter((other) => other !== id), id];
+    if (this.session.todo.includes(id)) this.judged.add(id);
+    this.said.set(id, { id, answers, edits, isBroken: !isJudgeable });
+    this.goOn();
+  }
+
+  /** From the pair that is shown to the next one. */
+  goOn() {
+    this.past.push(this.current.id, this.current.place);
     this.wanted = this.current = null;
     this.next();
   }
@@ -136,7 +152,7 @@ export class Sitting {
     const last = this.past.pop();
     if (!last) return say("Nothing to go back to.");
     if (this.wanted) this.todo.unshift(this.wanted.id);
-    return this.present(this.said.get(last));
+    return this.present({ id: last, place: this.past.places.get(last) });
   }
 
   end() {
@@ -144,7 +160,7 @@ export class Sitting {
     this.wanted = this.current = null;
     tellPlace(total, this.numDone(), total);
     show("end");
-    byId("last").hidden = !this.past.length;
+    byId("last").hidden = !this.past.ids.length;
     byId("end").focus();
     this.offerSkipped([]);
     this.askSkipped();
@@ -193,3 +209,6 @@ export class Sitting {
     if (view() === "end") this.askSkipped();
   }
 }
+
+/** Whether it was answered, and not passed over. */
+const isVote = (said) => Object.keys(said?.answers ?? {}).length > 0;
