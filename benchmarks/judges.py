@@ -41,6 +41,7 @@ from trials.written import Scene, checkpoint, compose_scenes, prompt, write
 from vila2_ray.campaign import Campaign
 from vila2_ray.campaign.runner import run
 from vila2_ray.config import JudgeConfig
+from vila2_ray.errors import Vila2Error
 from vila2_ray.model.loading import checkpoint_digest
 from vila2_ray.progress import LineProgress
 
@@ -153,4 +154,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Vila2Error as error:
+        raise SystemExit(f"{error}") from error
