@@ -116,14 +116,18 @@ def report(
 def export(
     campaign: CampaignUri,
     to: Annotated[str, typer.Option(help="File to write, .csv or .parquet.")],
-    study: StudyName = "votes",
+    study: Annotated[
+        list[str] | None, typer.Option("--study", metavar="NAME", help="Only this one. Repeat. Default: all.")
+    ] = None,
 ) -> None:
     """Write all votes to a file: a row for each criterion of a vote, and for each correction of a caption."""
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.campaign.studies import open_study
+    from vila2_ray.campaign.studies import list_studies, open_study
     from vila2_ray.judge.export import write_judgements
 
-    count = write_judgements(open_study(Campaign(campaign), study), to)
+    found = Campaign(campaign)
+    names = study or [summary.name for summary in list_studies(found)] or ["votes"]
+    count = write_judgements([open_study(found, name) for name in names], to)
     print(f"{count:,} row{'' if count == 1 else 's'}: {to}")
 
 

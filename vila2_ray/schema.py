@@ -118,7 +118,7 @@ HOOK_VERDICT = pa.schema(
 
 PAIR = pa.schema(
     [
-        pa.field("pair_id", pa.string(), nullable=False),  # hex
+        pa.field("pair_id", pa.string(), nullable=False),  # hex digits, "f" first: no number to a spreadsheet
         pa.field("source", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),

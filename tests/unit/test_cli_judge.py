@@ -73,6 +73,6 @@ def test_mistakes_are_told(folder: str, capsys: pytest.CaptureFixture[str]) -> N
     assert cli.main(["judge", "draw", folder]) == 0
     assert "alt_text, round-1, round-2" in capsys.readouterr().out
     assert cli.main(["judge", "draw", folder, "--seed", "1"]) == 2
-    assert "drawn otherwise" in capsys.readouterr().err
+    assert "was drawn with seed = 0" in capsys.readouterr().err
     assert cli.main(["judge", "export", folder, "--to", "votes.xlsx"]) == 2
     assert ".csv or .parquet" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from functools import cache, partial
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.budget import Budget
 from vila2_ray.campaign.ledger import CHARGED, JUDGING, Ledger
-from vila2_ray.campaign.studies import left_out
+from vila2_ray.campaign.studies import left_out, open_study
 from vila2_ray.config import Config
 from vila2_ray.errors import ConfigError
 from vila2_ray.judge.asking import Course, ask_study
@@ -26,7 +26,11 @@ def judge_config(campaign: Campaign, overrides: Sequence[str] = ()) -> Config:
     for item in overrides:
         if not item.startswith(_TAKEN):
             raise ConfigError("override", item, "a judge reads judge.* and budget only")
-    return override(campaign.config, list(overrides)) if overrides else campaign.config
+    config = override(campaign.config, list(overrides)) if overrides else campaign.config
+    if any(item.startswith("budget=") for item in overrides) and config.budget and not config.judge.is_priced:
+        remedy = "cannot be kept without prices: judge.dollars_per_million_input_tokens=… …output_tokens=…"
+        raise ConfigError("budget", config.budget, remedy)
+    return config
 
 
 def ask_judge(
@@ -42,9 +46,9 @@ def ask_judge(
     Votes that are charged for count to the campaign's budget. Raises ConfigError, StageFailed, BudgetSpent; see
     `ask_study`.
     """
-    config, asked = config or campaign.config, campaign.layout.study(study)
-    asked.told()  # a study that there is none of costs nothing
-    ledger = Ledger(campaign.store, config.prices, look=list)  # who asks is no node of the campaign
+    config, asked = config or campaign.config, open_study(campaign, study)
+    # who asks is no node of the campaign; what is charged is written at every look, so that a kill hides little
+    ledger = Ledger(campaign.store, config.prices, look=list, write_seconds=0.0)
     budget = Budget(config.budget if config.judge.is_priced else 0.0, config.budget_reserve_seconds, ledger)
     corpus = cache(campaign.corpus)
 

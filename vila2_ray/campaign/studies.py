@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from vila2_ray.judge.pairs import Couple, Draw, Side, Variant, all_couples, coup
 from vila2_ray.judge.rubric import criteria as known_criteria
 from vila2_ray.judge.study import ALT_TEXT, Study, is_rater
 
+_SHARDS_AT_ONCE = 8
 _VOTES = re.compile(r"(?P<study>[^/]+)/votes/(?P<rater>[^/]+)/(?P<pair>[0-9a-f]+-[01])-[^/]+\.json")
 
 
@@ -55,6 +57,17 @@ def draw_study(
     known_criteria(criteria)
     named = list(dict.fromkeys(layer for couple in couples for layer in couple))
     sides = _sides(campaign, named, only_kept)
+    told: dict[str, Any] = {
+        "layers": {side.name: _state(side) for side in sides},
+        "couples": [couple_name(couple) for couple in couples],
+        "num_samples": num_samples,
+        "seed": seed,
+        "variant": variant,
+    }
+    study = campaign.layout.study(name)
+    if study.store.exists("study.json"):
+        study.check(told, criteria)
+        return study
     config = campaign.config
     corpus = campaign.layout.corpus("pretrain", config)
     screening = open_screening(campaign.layout, config, campaign.markers(), corpus)
@@ -64,15 +77,7 @@ def draw_study(
         if any(drawn.equal.values()):
             remedy = "They say the same of every image that was drawn"
         raise CorpusError(campaign.uri, f"there is nothing to compare in {', '.join(named)}", remedy)
-    told: dict[str, Any] = {
-        "layers": {side.name: _state(side) for side in sides},
-        "couples": [couple_name(couple) for couple in couples],
-        "num_samples": num_samples,
-        "seed": seed,
-        "variant": variant,
-        "equal": drawn.equal,
-    }
-    return Study.draw(campaign.layout.study(name).store, drawn.pairs, told, criteria)
+    return Study.draw(study.store, drawn.pairs, {**told, "equal": drawn.equal}, criteria)
 
 
 def default_layers(campaign: Campaign) -> list[str]:
@@ -107,8 +112,11 @@ def left_out(campaign: Campaign, study: Study) -> frozenset[str]:
     screening = open_screening(campaign.layout, config, campaign.markers(), corpus)
     if screening is None:
         return frozenset()
-    pairs = study.pairs()
-    flags = {shard: screening.flags(*shard) for shard in sorted({(pair.source, pair.shard) for pair in pairs})}
+    known = {(ref.source, ref.shard) for ref in corpus.shards}  # of shards that are gone nobody sees a picture
+    pairs = [pair for pair in study.pairs() if (pair.source, pair.shard) in known]
+    shards = sorted({(pair.source, pair.shard) for pair in pairs})
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+        flags = dict(zip(shards, pool.map(lambda shard: screening.flags(*shard), shards), strict=True))
     return frozenset(pair.pair_id for pair in pairs if pair.row in flags[pair.source, pair.shard])
 
 
@@ -131,7 +139,7 @@ def _summary(study: Study, votes: dict[str, set[str]]) -> StudySummary:
             dict.fromkeys(layer for couple in told["drawn_by"].get("couples", ()) for layer in couple.split(":"))
         ),
         criteria=tuple(told["criteria"]),
-        num_pairs=study.store.num_rows("pairs.parquet"),
+        num_pairs=study.store.num_rows(told["pairs"]),
         num_equal=sum(told["drawn_by"].get("equal", {}).values()),
         num_votes={rater: len(pairs) for rater, pairs in sorted(votes.items())},
     )
@@ -141,7 +149,7 @@ def _check(name: str, couples: Sequence[Couple], num_samples: int) -> None:
     if not is_rater(name):
         raise ConfigError("--study", name, "1 to 64 letters, digits and . _ @ : + -, a letter or digit first")
     if not couples:
-        raise ConfigError("--layers", "", f"name two layers or more; {ALT_TEXT} is one")
+        raise ConfigError("--layers", "", f"one layer has nothing to be compared with; {ALT_TEXT} is one, too")
     for couple in couples:
         if len(set(couple)) < 2:
             raise ConfigError("--pairs", couple_name(couple), "a layer cannot be compared with itself")

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vila2_ray.errors import SampleError, StageFailed, Vila2Error
 from vila2_ray.judge.endpoint import Endpoint, Judged, Refused, Unanswered
@@ -162,15 +163,25 @@ class _Asking:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        await self._keep_refusals()
         if self._error is not None:
             raise self._gave_up(self._error)
-        for vote in self._refused:
-            await self._cast(vote)
         if self.course.num_unanswered:
             raise StageFailed(
                 f"{self._name}: {self.course.num_unanswered:,} questions got no answer; all other votes are "
                 "kept. Run the same command again to ask those"
             )
+
+    async def _keep_refusals(self) -> None:
+        """Those since the last answer, else every later run ends at the same questions. An endpoint that has never
+        answered refuses everything: that says nothing of the questions.
+        """
+        refused, self._refused = self._refused, []
+        if self._has_answered or self.course.num_known:
+            for vote in refused:
+                await self._cast(vote)
+        elif refused and self._error is None:
+            self._error = StageFailed(f"the judge's endpoint refuses every question: {refused[0].problem}")
 
     async def _until_over(self, workers: Sequence[asyncio.Task[None]]) -> None:
         pending = set(workers)
@@ -192,6 +203,9 @@ class _Asking:
             for swapped in orders:
                 await self._cast(self._vote(pair, swapped, problem=f"no picture: {error}"))
             return
+        except Exception as error:  # a store that is away: told once all are at rest
+            self._error = self._error or error
+            return
         for swapped in orders:
             if self._error is not None:
                 return
@@ -202,10 +216,11 @@ class _Asking:
         try:
             judged = await self._endpoint.judge(ask, shown)
         except Refused as error:
-            self._refused.append(self._vote(pair, swapped, problem=f"refused: {error}"))
+            self._refused.append(self._vote(pair, swapped, error.judged, problem=f"refused: {error}"))
             self._count_in_a_row(StageFailed(f"the judge's endpoint refuses question after question: {error}"))
         except Unanswered as error:
             self.course.num_unanswered += 1
+            self._charge(error.judged)
             self._count_in_a_row(error, is_final=error.is_away or not self._has_answered)
         except Exception as error:  # a wrong key, a full disk: told once all are at rest
             self._error = self._error or error
@@ -217,7 +232,7 @@ class _Asking:
         for vote in [*refused, self._vote(pair, swapped, judged, problem=judged.problem)]:
             await self._cast(vote)
 
-    def _vote(self, pair: Pair, swapped: bool, judged: Judged[Verdict] | None = None, problem: str = "") -> Vote:
+    def _vote(self, pair: Pair, swapped: bool, judged: Judged[Any] | None = None, problem: str = "") -> Vote:
         read = judged.read if judged else None
         return Vote(
             pair_id=pair.pair_id,
@@ -245,6 +260,13 @@ class _Asking:
             self._tell()
         except Exception as error:
             self._error = self._error or error
+
+    def _charge(self, took: Judged[Any] | None) -> None:
+        """For what has become no vote."""
+        if took is not None:
+            self.course.input_tokens += took.input_tokens
+            self.course.output_tokens += took.output_tokens
+            self._tell()
 
     def _tell(self) -> None:
         course = self.course

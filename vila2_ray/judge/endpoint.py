@@ -30,9 +30,15 @@ _SHOWN_CHARS = 300
 class Refused(Vila2Error, ValueError):
     """The endpoint will not answer this one question; others it may."""
 
+    judged: Judged[Any] | None = None
+    """What an answer before, which could not be read, took."""
+
 
 class Unanswered(StageFailed):
     """No answer came to a question, after all retries; `is_away`: nobody is there at all."""
+
+    judged: Judged[Any] | None = None
+    """What an answer before, which could not be read, took."""
 
     def __init__(self, told: str, is_away: bool = False) -> None:
         super().__init__(told)
@@ -110,7 +116,12 @@ class Endpoint:
         """
         took, began, told, read = _Took(), time.monotonic(), "", None
         for text in (ask.text, ask.again):
-            said = await self._say(_messages(text, picture), ask.schema, took)
+            try:
+                said = await self._say(_messages(text, picture), ask.schema, took)
+            except (Refused, Unanswered) as error:
+                seconds = time.monotonic() - began
+                error.judged = Judged(None, told, took.input_tokens, took.output_tokens, seconds)
+                raise
             try:
                 read, told = ask.read(_text(said)), ""
                 break
@@ -205,6 +216,8 @@ class Endpoint:
             return ConfigError("judge.key", settings.key, remedy)
         if isinstance(error, openai.NotFoundError):
             remedy = f"the endpoint knows no such model or route ({self._told(error)}); see {settings.endpoint}/models"
+            if not settings.endpoint.rstrip("/").endswith("/v1"):
+                remedy += "; does the address lack its /v1?"
             return ConfigError("judge.model", settings.model, remedy)
         status = f" {error.status_code}" if isinstance(error, openai.APIStatusError) else ""
         tries = f" after {settings.max_retries + 1} times" if settings.max_retries else ""

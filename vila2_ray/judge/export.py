@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -41,10 +41,15 @@ def judgements(pairs: Iterable[Pair], votes: Iterable[Vote]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=JUDGEMENT)
 
 
-def write_judgements(study: Study, uri: str) -> int:
-    """Write all votes of a study to a .csv or .parquet file; how many rows. Raises ConfigError for another ending."""
+def write_judgements(studies: Sequence[Study], uri: str) -> int:
+    """Write all votes of some studies to a .csv or .parquet file; how many rows.
+
+    A later study may show texts as an earlier one's raters have corrected them: together they say so. Raises
+    ConfigError for another ending.
+    """
     ending, (folder, name) = _ending(uri), split_uri(uri)
-    table = judgements(study.pairs(), study.votes())
+    tables = [judgements(study.pairs(), study.votes()) for study in studies]
+    table = pa.concat_tables([JUDGEMENT.empty_table(), *tables])
     if ending == "parquet":
         Store(folder).write_table(name, table)
     else:
@@ -62,9 +67,10 @@ def read_judgements(uri: str) -> pa.Table:
     data, where = store.read_bytes(name), store.path(name)
     try:
         table = pq.read_table(io.BytesIO(data)) if data.startswith(_PARQUET) else _from_csv(data)
-    except pa.ArrowInvalid as error:
-        raise CorpusError(where, f"is no file of judgements ({str(error).splitlines()[0]})", _REMEDY) from error
-    return _checked(table, where)
+        return _checked(table, where)
+    except (pa.ArrowException, OSError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorpusError(where, f"is no file of judgements ({told})", _REMEDY) from error
 
 
 def _ending(uri: str) -> str:

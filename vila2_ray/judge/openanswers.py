@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vila2_ray.config import JudgeConfig
 from vila2_ray.errors import StageFailed
-from vila2_ray.judge.endpoint import Endpoint, Refused, Unanswered
+from vila2_ray.judge.endpoint import Endpoint, Judged, Refused, Unanswered
 from vila2_ray.judge.verdict import of_answer
 
 MAX_UNSCORED_SHARE = 0.05
@@ -59,6 +60,11 @@ class EndpointJudge:
             _LOG.warning("the judge gave %d of %d answers no score; they count as wrong", len(lacking), len(found))
         return [score or 0.0 for score, _ in found]
 
+    def _charge(self, took: Judged[Any] | None) -> None:
+        if took is not None:
+            self.input_tokens += took.input_tokens
+            self.output_tokens += took.output_tokens
+
     async def _score(self, asked: Sequence[tuple[str, str, str]]) -> list[tuple[float | None, str]]:
         free = asyncio.Semaphore(self.config.at_once)
         async with Endpoint(self.config) as endpoint:
@@ -69,9 +75,12 @@ class EndpointJudge:
                     try:
                         judged = await endpoint.judge(of_answer(question, truth, answer))
                     except Refused as error:
+                        self._charge(error.judged)
                         return None, f"refused: {error}"
-                self.input_tokens += judged.input_tokens
-                self.output_tokens += judged.output_tokens
+                    except Unanswered as error:
+                        self._charge(error.judged)
+                        raise
+                self._charge(judged)
                 return judged.read, judged.problem
 
             first = await one(*asked[0])  # a wrong key or name is sent but once

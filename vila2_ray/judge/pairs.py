@@ -26,7 +26,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vila2_ray.captions.filters import training_text
+from vila2_ray.captions.filters import Flag, training_text
 from vila2_ray.captions.words import has_content
 from vila2_ray.config import FiltersConfig
 from vila2_ray.corpus.corpus import Corpus
@@ -56,7 +56,7 @@ class Side:
     name: str
     layer: Layer | None = None
     verdicts: Verdicts | None = None
-    """Captions with a flag are not drawn; None: all that was captioned may be."""
+    """Captions with a flag are not drawn, but for those that another was picked before; None: all may be."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,16 @@ class _Reader:
         if not side.layer.has(ref.source, ref.shard):
             return {}
         flags = side.verdicts.flags(ref.source, ref.shard) if side.verdicts is not None else {}
+        # nothing is wrong with what was not picked: without it, layers would be compared where they had won already
+        passed = {key for key, found in flags.items() if found == [Flag.NOT_PICKED.value]}
         table = side.layer.read(ref.source, ref.shard, ["row", "variant", "status"])
         table = table.filter(pc.equal(table["status"], Status.CAPTIONED.value))
         kept: dict[int, list[int]] = {}
         for row, variant in zip(table["row"].to_pylist(), table["variant"].to_pylist(), strict=True):
-            if (row, variant) not in flags:
+            if (row, variant) not in flags or (row, variant) in passed:
                 kept.setdefault(row, []).append(variant)
+        for row, variants in kept.items():
+            kept[row] = [variant for variant in variants if (row, variant) not in passed] or variants
         return {row: self._choose(side.name, (ref.source, ref.shard, row), some) for row, some in kept.items()}
 
     def _choose(self, layer: str, key: _Key, variants: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """A study: pairs of captions that were drawn once, and the votes on them, each a small file that is never changed.
 
     <study>/study.json                          what was drawn, and what is asked
-    <study>/pairs.parquet                       schema PAIR, in the order in which they are asked
+    <study>/pairs-<digest>.parquet              schema PAIR, in the order in which they are asked
     <study>/votes/<rater>/<pair>-<swap>-<time>.json   one vote; the last of a rater on a pair in one order counts
 
 Nobody appends to a file (S3 cannot): a vote is one atomic write under a name of its own, so that any number of raters
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from vila2_ray.corpus.shardfiles import table_digest
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.schema import PAIR
 from vila2_ray.storage import ConditionFailed, Store
@@ -103,22 +104,35 @@ class Study:
         Raises ConfigError where one lies there that was drawn otherwise (`drawn_by`: layers, samples, seed …).
         """
         study = cls(store)
-        told = {"drawn_by": dict(drawn_by), "criteria": list(criteria)}
+        told: dict[str, Any] = {"drawn_by": dict(drawn_by), "criteria": list(criteria)}
         if not store.exists("study.json"):
             table = pa.Table.from_pylist([_row(pair) for pair in pairs], schema=PAIR)
-            store.write_table("pairs.parquet", table)  # of equal draws equal: whoever is first, it is the same
+            told["pairs"] = f"pairs-{table_digest(table)[:12]}.parquet"  # another draw at this moment has other pairs
+            store.write_table(told["pairs"], table)
             with contextlib.suppress(ConditionFailed):
                 store.put_if("study.json", json.dumps(told, indent=1, sort_keys=True).encode(), None)
-        if (there := study.told()) != json.loads(json.dumps(told)):
-            was = json.dumps(there["drawn_by"], sort_keys=True)
-            raise ConfigError("study", study.name, f"was drawn otherwise ({was}); give the new one another name")
+        study.check(drawn_by, criteria)
         return study
+
+    def check(self, drawn_by: Mapping[str, Any], criteria: Sequence[str]) -> None:
+        """Raises ConfigError where it was drawn otherwise; what came out of it (`equal`) does not count."""
+        there = self.told()
+        wished = json.loads(json.dumps({"drawn_by": dict(drawn_by), "criteria": list(criteria)}))
+        for name in sorted({*wished["drawn_by"], *there["drawn_by"]} - {"equal"}):
+            if (was := there["drawn_by"].get(name)) != wished["drawn_by"].get(name):
+                raise ConfigError("--study", self.name, f"was drawn with {name} = {was!r}; give another one a new name")
+        if there["criteria"] != wished["criteria"]:
+            asked = ", ".join(there["criteria"])
+            raise ConfigError("--study", self.name, f"asks about {asked}; give another one a new name")
 
     def told(self) -> dict[str, Any]:
         """What it was drawn by, and its criteria. Raises ConfigError where there is no such study."""
         if not self.store.exists("study.json"):
             raise ConfigError("study", self.store.uri, "there is no such study; draw one with vila2 judge draw")
-        found: dict[str, Any] = json.loads(self.store.read_text("study.json"))
+        try:
+            found: dict[str, Any] = json.loads(self.store.read_text("study.json"))
+        except ValueError as error:
+            raise CorpusError(self.store.path("study.json"), f"is no JSON ({error})", "Draw another study") from error
         return found
 
     @property
@@ -128,7 +142,7 @@ class Study:
 
     def pairs(self) -> list[Pair]:
         """In the order in which they are asked."""
-        return [_pair(row) for row in self.store.read_table("pairs.parquet").to_pylist()]
+        return [_pair(row) for row in self.store.read_table(self.told()["pairs"]).to_pylist()]
 
     def cast(self, vote: Vote) -> str:
         """Keep a vote; its file's name. A later one of the same rater on the same pair counts in its place."""

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 
 def collect_studies(campaign: Campaign, notes: list[str]) -> tuple[JudgedStudy, ...]:
-    """Studies that anybody has voted in, by name; a note for one that cannot be read."""
+    """Studies that anybody has voted in, most votes first; a note for one that cannot be read."""
     from vila2_ray.campaign.studies import list_studies, open_study
 
-    found = []
     try:
-        for summary in list_studies(campaign):
-            if summary.num_votes:
-                found.append(JudgedStudy(summary.name, figures_of(open_study(campaign, summary.name))))
+        voted = [summary for summary in list_studies(campaign) if summary.num_votes]
     except (Vila2Error, LookupError) as error:
         notes.append(f"Not all that judges say could be read. {error}")
+        return ()
+    found = []
+    for summary in sorted(voted, key=lambda summary: -sum(summary.num_votes.values())):
+        try:
+            found.append(JudgedStudy(summary.name, figures_of(open_study(campaign, summary.name))))
+        except (Vila2Error, LookupError) as error:
+            notes.append(f"Not all that judges say could be read. {error}")
     return tuple(found)
 
 

@@ -89,7 +89,11 @@ def test_a_budget_ends_it(campaign: Campaign, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--study", "none"], "there is no such study; draw one with vila2 judge draw"),
+        (["--study", "none"], "studies are votes; draw one with vila2 judge draw"),
+        (
+            ["budget=1", *(f"judge.dollars_per_million_{way}_tokens=0" for way in ("input", "output"))],
+            "cannot be kept without prices",
+        ),
         (["rounds.max=1"], "a judge reads judge.* and budget only"),
         (["judge.endpoint="], "judge.endpoint = ''"),
         (["judge.key=sk-abc"], "must be the NAME of an environment variable"),

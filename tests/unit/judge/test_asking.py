@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.judge.models import PICTURE, Asked, Heard, Model, error, prefers, serving, study, verdict
-from vila2_ray.errors import BudgetSpent, ConfigError, Reason, SampleError, StageFailed
+from vila2_ray.errors import BudgetSpent, ConfigError, Reason, SampleError, StageFailed, StorageError
 from vila2_ray.judge.asking import MAX_IN_A_ROW, Course, ask_study, rater_of
 from vila2_ray.judge.endpoint import Endpoint
 from vila2_ray.judge.study import Pair, Study, is_rater
@@ -142,6 +142,41 @@ def test_an_endpoint_that_refuses_everything_leaves_no_votes(model: Model, tmp_p
         ask(made, model)
     assert made.votes() == []
     assert len(model.asked) == 2 * MAX_IN_A_ROW, "each with a schema and without"
+
+
+def test_neighbours_that_are_refused_do_not_end_every_later_run(model: Model, tmp_path: Path) -> None:
+    made, good, flagged = study(tmp_path, 12), prefers("good"), {2, 3, 4, 5, 6}
+    model.say = lambda asked: (
+        error(400, "flagged") if any(asked.shown("caption B").endswith(f" {n}") for n in flagged) else good(asked)
+    )
+    with pytest.raises(StageFailed, match="refuses question after question: flagged"):
+        ask(made, model, at_once=1)
+    course = ask(made, model, at_once=1)
+    assert len({(vote.pair_id, vote.swapped) for vote in made.votes()}) == 24
+    assert course.num_known >= 12
+    assert {vote.problem for vote in made.votes()} == {"", "refused: flagged"}
+
+
+def test_few_questions_all_refused_leave_no_votes_either(model: Model, tmp_path: Path) -> None:
+    made, model.say = study(tmp_path, 3), lambda asked: error(400, "no pictures here")
+    with pytest.raises(StageFailed, match="refuses every question: refused: no pictures here"):
+        ask(made, model)
+    assert made.votes() == []
+
+
+def test_a_store_that_is_away_is_told(model: Model, tmp_path: Path) -> None:
+    made = study(tmp_path, 10)
+
+    def picture(pair: Pair) -> tuple[bytes, str]:
+        if pair.row > 2:
+            raise StorageError("s3://bucket", "no success in 4 attempts")
+        return shown(pair)
+
+    with pytest.raises(StorageError, match="no success"):
+        ask(made, model, picture)
+    assert 0 < len(made.votes()) < 20
+    assert ask(made, model).num_known < 20
+    assert len(made.votes()) == 20
 
 
 def test_pictures_that_cannot_be_had_and_answers_that_cannot_be_read(model: Model, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def study(folder: Path) -> Study:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_every_text_comes_back_as_it_was(tmp_path: Path, ending: str) -> None:
     made = study(tmp_path)
-    assert write_judgements(made, str(tmp_path / f"votes.{ending}")) == 3 * len(TEXTS)
+    assert write_judgements([made], str(tmp_path / f"votes.{ending}")) == 3 * len(TEXTS)
     found = read_judgements(str(tmp_path / f"votes.{ending}"))
     assert found.schema == JUDGEMENT
     assert found.equals(judgements(made.pairs(), made.votes()))
@@ -74,12 +74,12 @@ def test_any_text_comes_back(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = Study(Store(folder))
         with patch.object(made, "pairs", lambda: [PAIR]), patch.object(made, "votes", lambda: said):
-            write_judgements(made, f"{folder}/votes.csv")
+            write_judgements([made], f"{folder}/votes.csv")
         assert read_judgements(f"{folder}/votes.csv").equals(table)
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
-    write_judgements(study(tmp_path), str(tmp_path / "votes.csv"))
+    write_judgements([study(tmp_path)], str(tmp_path / "votes.csv"))
     with open(tmp_path / "votes.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     cells = [cell for row in rows for cell in row]
@@ -89,7 +89,7 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
 
 
 def test_columns_in_another_order_and_what_a_spreadsheet_makes_of_truth(tmp_path: Path) -> None:
-    write_judgements(study(tmp_path), str(tmp_path / "votes.csv"))
+    write_judgements([study(tmp_path)], str(tmp_path / "votes.csv"))
     with open(tmp_path / "votes.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [*reversed(JUDGEMENT.names), "my notes"]
@@ -108,7 +108,7 @@ def test_half_a_character_stops_no_export() -> None:
 def test_a_study_without_votes(tmp_path: Path) -> None:
     made = Study.draw(Store(tmp_path / "s"), [PAIR], {}, [])
     for ending in ("csv", "parquet"):
-        assert write_judgements(made, str(tmp_path / f"v.{ending}")) == 0
+        assert write_judgements([made], str(tmp_path / f"v.{ending}")) == 0
         assert read_judgements(str(tmp_path / f"v.{ending}")).equals(JUDGEMENT.empty_table())
 
 
@@ -136,4 +136,4 @@ def test_impossible_answers_and_files_that_are_not_there(tmp_path: Path) -> None
     with pytest.raises(StorageError, match="no such file"):
         read_judgements(str(tmp_path / "none.csv"))
     with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
-        write_judgements(study(tmp_path), str(tmp_path / "none.xlsx"))
+        write_judgements([study(tmp_path)], str(tmp_path / "none.xlsx"))

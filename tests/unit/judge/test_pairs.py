@@ -105,11 +105,13 @@ def test_only_what_the_filters_keep_and_what_was_captioned(tmp_path: Path, corpu
 
     first = layer(tmp_path, corpus, "round-1", 2, change)
     flags = {(s.shard, row, 0): ["too_short"] for s in corpus.shards for row in (2, 3)}
-    flags |= {(s.shard, 3, 1): ["not_picked"] for s in corpus.shards}
+    flags |= {(s.shard, 3, 1): ["too_long", "not_picked"] for s in corpus.shards}
+    flags |= {(s.shard, 4, 0): ["not_picked"] for s in corpus.shards}  # the other one was picked
+    flags |= {(s.shard, 5, variant): ["not_picked"] for s in corpus.shards for variant in (0, 1)}  # the alt text was
     verdicts = flagged(tmp_path / "verdicts", corpus, first, flags)
     found = drawn(corpus, [Side("alt_text"), Side("round-1", first, verdicts)], 100)
     variants = {pair.row: pair.second.variant for pair in found.pairs}
-    assert variants == {0: 0, 2: 1, 4: 0, 5: 0, 6: 0}
+    assert variants == {0: 0, 2: 1, 4: 1, 5: 0, 6: 0}
     everything = drawn(corpus, [Side("alt_text"), Side("round-1", first)], 100)
     assert {pair.row: pair.second.variant for pair in everything.pairs} == dict.fromkeys((0, 2, 3, 4, 5, 6), 0)
 

@@ -29,7 +29,7 @@ def test_a_study_is_drawn_once(tmp_path: Path) -> None:
     made = study(tmp_path)
     assert study(tmp_path).pairs() == made.pairs() == PAIRS
     assert made.criteria == ("hallucination", "detail")
-    with pytest.raises(ConfigError, match="drawn otherwise"):
+    with pytest.raises(ConfigError, match="was drawn with seed = 0"):
         Study.draw(made.store, PAIRS[:1], {"seed": 1}, ["hallucination", "detail"])
 
 
