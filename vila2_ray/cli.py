@@ -146,7 +146,7 @@ def status(
     campaign: CampaignUri = DEFAULT_CAMPAIGN,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until its driver ends.")] = False,
 ) -> None:
-    """Each stage of a campaign: done, running or missing, with counts and cost; then the scores so far."""
+    """Each stage of a campaign: done, running, begun or missing, with counts and cost; then the scores so far."""
     if watch:
         from vila2_ray.cli_watch import watch as watch_it
 

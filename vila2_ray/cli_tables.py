@@ -16,7 +16,14 @@ from vila2_ray.report.data import RoundScores
 from vila2_ray.report.scorebook import MAIN, best_round, names_in_order, score, written
 from vila2_ray.train.memory import StageCost
 
-_STATES = {"done": "green", "running": "yellow", "missing": "dim", "not needed": "dim", "left out": "dim"}
+_STATES = {
+    "done": "green",
+    "running": "yellow",
+    "begun": "yellow",
+    "missing": "dim",
+    "not needed": "dim",
+    "left out": "dim",
+}
 _UNKNOWN = "–"
 
 
@@ -67,7 +74,7 @@ def print_training(costs: Mapping[str, StageCost], planning: PlanningConfig) -> 
 
 
 def print_status(uri: str, stages: Sequence[StageStatus], promoted: Mapping[str, Any] | None) -> None:
-    """Each stage: done, running, missing or not needed, with counts."""
+    """Each stage: done, running, begun, missing or not needed, with counts."""
     costs = _right("time", "GPU-hours", "$")
     table = Table("stage", "state", *_right("done", "of"), "", *costs, title=uri, title_justify="left")
     for stage in stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from vila2_ray.campaign import plan as plans
 from vila2_ray.campaign.layout import Layout
 from vila2_ray.campaign.ledger import JUDGING, Entry, Spent, read_ledger, spent_by_stage
+from vila2_ray.campaign.live import read_live
 from vila2_ray.campaign.promotion import read_promoted
 from vila2_ray.campaign.saturation import decide
 from vila2_ray.campaign.screening import open_screening
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
     from vila2_ray.evaluate.suite import Result
 
 
+SILENT_SECONDS = 60.0
+"""Who tells nothing for so long is not at work any more."""
+
+
 @dataclass(frozen=True)
 class StageStatus:
     """Where one stage stands: done | left out (ended without making anything: its specialist is no better than the
-    generalist) | running (begun, perhaps interrupted) | missing | not needed.
+    generalist) | running (a driver tells that it is at it) | begun (and interrupted) | missing | not needed.
     """
 
     name: str
@@ -167,7 +173,7 @@ class Campaign:
         work = observe(self)
         config, markers = work.config, work.markers
         decision = decide(read_round_scores(markers), config.rounds)
-        spent, rows = self.spent(), []
+        spent, rows, under_way = self.spent(), [], self._under_way()
         for stage in plans.stages(config):
             beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
             beyond = beyond or (stage.is_final and final_is_needed(config, markers) is False)
@@ -177,7 +183,8 @@ class Campaign:
             elif beyond:
                 state = "not needed"
             else:
-                state = "running" if done or self._begun(stage) else "missing"
+                state = "begun" if done or self._begun(stage) else "missing"
+                state = "running" if stage.name == under_way else state
             cost = spent.get(stage.name, Spent())
             figures = cost.seconds, cost.gpu_seconds, cost.dollars
             rows.append(StageStatus(stage.name, state, done, total, unit, *figures))
@@ -192,9 +199,16 @@ class Campaign:
         for name, entries in found.items():
             votes = sum(int(entry.figures.get("num_votes") or 0) for entry in entries)
             cost = spent_by_stage(entries)[name]
-            state = "done" if entries[-1].finished else "running"
+            is_silent = time.time() - (entries[-1].started_at + entries[-1].seconds) > SILENT_SECONDS
+            state = "done" if entries[-1].finished else "begun" if is_silent else "running"
             rows.append(StageStatus(name, state, votes, 0, "votes", cost.seconds, cost.gpu_seconds, cost.dollars))
         return rows
+
+    def _under_way(self) -> str:
+        """The stage that a driver is at, by what it tells every few seconds; "" where none is."""
+        live = read_live(self.store)
+        is_over = live is None or bool(live.ended) or time.time() - live.written_at > SILENT_SECONDS
+        return "" if is_over or live is None else live.stage
 
     def _begun(self, stage: plans.Stage) -> bool:
         where = f"training/{stage.model}/{stage.kind}"
