@@ -165,7 +165,7 @@ def show(
     campaign: CampaignUri = DEFAULT_CAMPAIGN,
     sample_id: Annotated[str | None, typer.Argument(help="<shard>/<key>", show_default=False)] = None,
     number: Annotated[int, typer.Option("--random", "-n", min=1, help="How many to draw.")] = 3,
-    flag: Annotated[str | None, typer.Option(help="Captions with this verdict.")] = None,
+    flag: Annotated[str | None, typer.Option(help="Captions with this verdict; or edited.")] = None,
     status: Annotated[str | None, typer.Option(help="captioned, not_selected or failed.")] = None,
     lowest: Annotated[str | None, typer.Option(help="Lowest mean_logprob, min_logprob or num_output_tokens.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to pick captions in. Default: the newest.")] = None,

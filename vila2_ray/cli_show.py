@@ -16,6 +16,8 @@ from vila2_ray.corpus.layers import Layer
 from vila2_ray.corpus.verdicts import Opinions, Verdicts
 from vila2_ray.errors import ConfigError, CorpusError
 
+EDITED = "edited"
+"""Beside the flags: captions that a person has corrected."""
 LOWEST = ("mean_logprob", "min_logprob", "num_output_tokens")
 
 
@@ -109,10 +111,12 @@ def _captions(opened: Opened, wanted: Wanted) -> Iterator[tuple[str, int]]:
 
 
 def _matching(layer: Layer, verdicts: Verdicts | None, source: str, shard: str, wanted: Wanted) -> list[int]:
-    flags = verdicts.flags(source, shard) if verdicts is not None else {}
+    told = verdicts.opinions(source, shard) if verdicts is not None else Opinions({}, {})
     found = set()
     for entry in layer.read(source, shard, ["row", "variant", "status"]).to_pylist():
-        flagged = wanted.flag is None or wanted.flag in flags.get((entry["row"], entry["variant"]), [])
+        key = (entry["row"], entry["variant"])
+        said = [*told.flags.get(key, []), *([EDITED] if key in told.edits else [])]
+        flagged = wanted.flag is None or wanted.flag in said
         if flagged and wanted.status in (None, entry["status"]):
             found.add(entry["row"])
     return sorted(found)

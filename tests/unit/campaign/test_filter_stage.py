@@ -208,6 +208,10 @@ def test_votes_that_count_are_an_input_and_no_others(tmp_path: Path) -> None:
     out = Console(file=io.StringIO(), width=200)
     show(Campaign(config.campaign), Wanted("00000/002"), out)
     assert "edited  A person looked at it closely." in out.file.getvalue()  # type: ignore[attr-defined]
+    out = Console(file=io.StringIO(), width=200)
+    show(Campaign(config.campaign), Wanted(flag="edited"), out)
+    assert "00000/002" in out.file.getvalue()  # type: ignore[attr-defined]
+    assert "00000/001" not in out.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_votes_on_the_latest_round_are_of_what_the_full_pass_took_over(tmp_path: Path) -> None:
