@@ -191,10 +191,13 @@ class _Asking:
             await asyncio.wait(pending, timeout=_GRACE_SECONDS)
 
     async def _work(self, left: Iterator[tuple[Pair, tuple[bool, ...]]]) -> None:
-        for pair, orders in left:
-            if self._error is not None:
-                return
-            await self._pair(pair, orders)
+        try:
+            for pair, orders in left:
+                if self._error is not None:
+                    return
+                await self._pair(pair, orders)
+        except Exception as error:  # a task's own error is heard by nobody: others would go on, and it were a success
+            self._error = self._error or error
 
     async def _pair(self, pair: Pair, orders: Sequence[bool]) -> None:
         try:

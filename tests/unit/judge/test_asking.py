@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.judge.models import PICTURE, Asked, Heard, Model, error, prefers, serving, study, verdict
 from vila2_ray.errors import BudgetSpent, ConfigError, Reason, SampleError, StageFailed, StorageError
+from vila2_ray.judge import asking
 from vila2_ray.judge.asking import MAX_IN_A_ROW, Course, ask_study, rater_of
 from vila2_ray.judge.endpoint import Endpoint
 from vila2_ray.judge.study import Pair, Study, is_rater
@@ -243,3 +244,17 @@ def test_captions_cannot_speak_to_the_judge(model: Model, tmp_path: Path) -> Non
 def test_models_have_raters_names(name: str) -> None:
     assert is_rater(rater_of(name))
     assert rater_of("x" * 200) != rater_of("x" * 201)
+
+
+def test_what_goes_wrong_in_any_worker_is_told(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = study(tmp_path, 10), asking.of_pair
+
+    def of_pair(*parts: Any) -> Any:
+        if parts[1].endswith(" 5"):
+            raise KeyError("broken")
+        return asked(*parts)
+
+    monkeypatch.setattr(asking, "of_pair", of_pair)
+    with pytest.raises(KeyError, match="broken"):
+        ask(made, model)
+    assert 0 < len(made.votes()) < 20
