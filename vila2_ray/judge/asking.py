@@ -196,7 +196,7 @@ class _Asking:
                 if self._error is not None:
                     return
                 await self._pair(pair, orders)
-        except Exception as error:  # a task's own error is heard by nobody: others would go on, and it were a success
+        except Exception as error:  # nobody hears a task's own error: it would look like success
             self._error = self._error or error
 
     async def _pair(self, pair: Pair, orders: Sequence[bool]) -> None:
