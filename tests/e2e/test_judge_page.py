@@ -120,7 +120,13 @@ def test_captions_are_text_and_the_picture_can_be_looked_at(chromium: Any, at: J
 
 
 COLOUR_BOXES = {"#ff00ff": (100, 150, 450, 400), "#00ff00": (520, 430, 930, 960)}
-BOXED = tuple(f"Here is a kite {list(corners)} and [5, 5, 1]." for corners in COLOUR_BOXES.values())
+ONE, OTHER = (f"Here is a kite {list(corners)} and [5, 5, 1]." for corners in COLOUR_BOXES.values())
+BOXED = (ONE, OTHER)
+DRAWN_SIZE = """async (image) => {
+  await image.decode();
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  return [image.naturalWidth, image.naturalHeight];
+}"""
 SIZES = {(1200, 400): BOXED, (400, 1200): BOXED, (960, 640): ("Nothing [9, 9, 3, 3] here.", "")}
 
 
@@ -134,7 +140,7 @@ def test_boxes_lie_where_the_picture_has_what_they_name(chromium: Any, tmp_path:
         enter(page)
         for number in (1, 2, 3):
             reach(page, f"{number} of 3")
-            size = page.locator("#picture").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+            size = page.locator("#picture").evaluate(DRAWN_SIZE)
             turn = page.get_by_role("button", name="the boxes")
             if SIZES[tuple(size)] != BOXED:
                 expect(turn).to_be_hidden()
