@@ -44,7 +44,7 @@ const overlays = [byId("picture"), byId("closeup-picture")].map((image) => new O
 let areShown = true;
 let pointed = null, focused = null;
 
-/** The boxes of a pair, where it has a picture to draw them on. */
+/** The boxes of a pair, where it has a picture to draw them on: both captions' at first. */
 export function showBoxes({ url, ...texts }) {
   const found = Object.fromEntries(SIDES.map((side) => [side, url ? namedBoxes(texts[side]) : []]));
   for (const overlay of overlays) overlay.show(found);
@@ -56,6 +56,8 @@ export function showBoxes({ url, ...texts }) {
   }
   const hasAny = SIDES.some((side) => found[side].length);
   byId("boxes").hidden = byId("boxes-key").hidden = !hasAny;
+  pointed = focused = null;
+  tellWhose();
 }
 
 /** Shows all boxes or hides them, for the pairs to come as well. */
@@ -74,7 +76,10 @@ function tellWhose() {
 
 for (const side of SIDES) {
   const on = (event, change) => byId(side).addEventListener(event, (happened) => { change(happened); tellWhose(); });
-  on("pointerenter", ({ pointerType }) => { if (pointerType !== "touch") pointed = side; }); // a finger's focus stays
+  on("pointermove", ({ pointerType, movementX, movementY }) => {
+    // One that only rests where a caption appears points at nothing; what a finger points at is focused, and stays.
+    if (pointerType !== "touch" && (movementX || movementY)) pointed = side;
+  });
   on("pointerleave", () => { if (pointed === side) pointed = null; });
   on("focusin", () => { focused = side; });
   on("focusout", () => { if (focused === side) focused = null; });
