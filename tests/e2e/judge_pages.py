@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,18 +63,38 @@ def scene(number: int, size: tuple[int, int] = (960, 640)) -> bytes:
     return out.getvalue()
 
 
+def patches(size: tuple[int, int], colour_boxes: dict[str, tuple[int, int, int, int]]) -> bytes:
+    """A grey picture with coloured patches, their corners in thousandths of it."""
+    image = Image.new("RGB", size, "#808080")
+    for colour, corners in colour_boxes.items():
+        at = [corner / 999 * size[n % 2] for n, corner in enumerate(corners)]
+        ImageDraw.Draw(image).rectangle((at[0], at[1], at[2] - 1, at[3] - 1), fill=colour)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()
+
+
 @contextmanager
-def judged(folder: Path, num: int = 6, broken: tuple[int, ...] = (), keys: Keys | None = None) -> Iterator[Judged]:
-    """A study of `num` pairs, served on a free port of loopback."""
+def judged(
+    folder: Path,
+    num: int = 6,
+    broken: tuple[int, ...] = (),
+    keys: Keys | None = None,
+    texts: Sequence[tuple[str, str]] = TEXTS,
+    pictures: Sequence[bytes] = (),
+) -> Iterator[Judged]:
+    """A study of `num` pairs, served on a free port of loopback; of scenes, unless other `pictures` are given."""
     members: list[tuple[str, bytes]] = []
     for n in range(num):
-        members += [(f"{n:03}.jpg", b"\xff\xd8\xff gone" if n in broken else scene(n % 8)), (f"{n:03}.txt", b"alt")]
+        shown = pictures[n] if pictures else scene(n % 8)
+        members += [(f"{n:03}.jpg", b"\xff\xd8\xff gone" if n in broken else shown), (f"{n:03}.txt", b"alt")]
     Build.tar(folder / "shards" / "00000.tar", members)
     corpus: Corpus = Build.corpus(folder / "shards", folder / "index", max_pixels=10_000_000)
     pairs = []
     for n in range(num):
-        shown = [Shown(layer, 0, text) for layer, text in zip(("alt_text", "round-1"), TEXTS[n % 3], strict=True)]
-        pairs.append(Pair(f"{n:016x}", "pretrain", "00000", n, f"00000/{n:03}", *shown))
+        layers = zip(("alt_text", "round-1"), texts[n % len(texts)], strict=True)
+        sides = [Shown(layer, 0, text) for layer, text in layers]
+        pairs.append(Pair(f"{n:016x}", "pretrain", "00000", n, f"00000/{n:03}", *sides))
     study = Study.draw(Store(folder / "votes"), pairs, {"seed": 1}, list(CRITERIA))
     with served(create_judge_app(study, lambda source: corpus, keys)) as url:
         yield Judged(f"{url}/", study)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.e2e.browser import chromium as chromium
 from tests.e2e.browser import until, visiting
-from tests.e2e.judge_pages import HOSTILE, PHONE, Judged, enter, judged, place, reach, wait_for_votes
+from tests.e2e.judge_pages import HOSTILE, PHONE, Judged, enter, judged, patches, place, reach, wait_for_votes
 from tests.e2e.test_page_looks import CONTRASTS
 from vila2_ray.judge.rubric import CRITERIA
 from vila2_ray.serve.keys import Keys, add_key
@@ -116,6 +119,85 @@ def test_captions_are_text_and_the_picture_can_be_looked_at(chromium: Any, at: J
         expect(page.locator("#closeup")).to_be_hidden()
 
 
+COLOUR_BOXES = {"#ff00ff": (100, 150, 450, 400), "#00ff00": (520, 430, 930, 960)}
+ONE, OTHER = (f"Here is a kite {list(corners)} and [5, 5, 1]." for corners in COLOUR_BOXES.values())
+BOXED = (ONE, OTHER)
+DRAWN_SIZE = """async (image) => {
+  await image.decode();
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  return [image.naturalWidth, image.naturalHeight];
+}"""
+SIZES = {(1200, 400): BOXED, (400, 1200): BOXED, (960, 640): ("Nothing [9, 9, 3, 3] here.", "")}
+
+
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["desk", "phone"])
+def test_boxes_lie_where_the_picture_has_what_they_name(chromium: Any, tmp_path: Path, device: dict[str, Any]) -> None:
+    pictures = [patches(size, COLOUR_BOXES) for size in SIZES]
+    with (
+        judged(tmp_path, 3, texts=tuple(SIZES.values()), pictures=pictures) as at,
+        visiting(chromium, at.url, **device) as page,
+    ):
+        enter(page)
+        for number in (1, 2, 3):
+            reach(page, f"{number} of 3")
+            size = page.locator("#picture").evaluate(DRAWN_SIZE)
+            turn = page.get_by_role("button", name="the boxes")
+            if SIZES[tuple(size)] != BOXED:
+                expect(turn).to_be_hidden()
+                assert page.locator(".boxes, .boxed").count() == 0
+                page.keyboard.press("s")
+                continue
+            said = shown(page)
+            page.keyboard.press("e")
+            page.get_by_label("What A should say").fill("a tree [1, 1, 9, 9]")  # a correction draws none
+            page.keyboard.press("Escape")
+            for where in ("#stage", "#closeup"):
+                if where == "#closeup":
+                    page.keyboard.press("f")
+                drawn = {side: page.locator(f"{where} .box.of-{side}") for side in said}
+                rects = {}
+                for side, box in drawn.items():
+                    expect(box).to_be_visible()
+                    expect(box).to_have_text("kite")
+                    rects[said[side]] = box.bounding_box()
+                page.keyboard.press("x")
+                expect(page.locator(".box:visible")).to_have_count(0)
+                for text, colour in zip(BOXED, COLOUR_BOXES, strict=True):
+                    assert rects[text] == pytest.approx(patch(page, colour), abs=2)
+                page.keyboard.press("x")
+                expect(page.locator(f"{where} .box:visible")).to_have_count(2)
+            looks = "box => { const { borderTopStyle, borderTopColor } = getComputedStyle(box);"
+            left, right = (
+                box.evaluate(f"{looks} return [borderTopStyle, borderTopColor]; }}") for box in drawn.values()
+            )
+            assert left[0] != right[0]
+            assert left[1] != right[1]
+            page.keyboard.press("f")
+            for side, other in (("left", "right"), ("right", "left")):
+                caption = page.locator(f"#{side} .caption")
+                if device:
+                    caption.tap()
+                else:
+                    caption.hover()
+                expect(page.locator(f"#stage .of-{other}")).to_be_hidden()
+                expect(page.locator(f"#stage .of-{side}")).to_be_visible()
+            turn.click()
+            expect(page.locator(".box:visible")).to_have_count(0)
+            turn.click()
+            page.keyboard.press("s")
+        wait_for_votes(page, at, 3)
+
+
+def patch(page: Any, colour: str) -> dict[str, float]:
+    """Where a patch of this colour is seen, in the page's pixels."""
+    seen = np.asarray(Image.open(io.BytesIO(page.screenshot(scale="css"))).convert("RGB")).astype(int)
+    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    ys, xs = np.nonzero((abs(seen - wanted) < 60).all(axis=2))
+    assert len(xs), f"nothing of {colour} is seen"
+    x, y = float(xs.min()), float(ys.min())
+    return {"x": x, "y": y, "width": xs.max() + 1 - x, "height": ys.max() + 1 - y}
+
+
 def test_one_goes_on_after_a_reload_back_changes_a_vote_and_skipped_ones_come_again(chromium: Any, at: Judged) -> None:
     with visiting(chromium, at.url) as page:
         enter(page)
@@ -207,7 +289,7 @@ def test_captions_are_corrected_beside_the_vote(chromium: Any, at: Judged) -> No
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Correct B").click()
         page.get_by_label("What B should say").fill("")
-        expect(page.get_by_text("Left empty, this caption is not used at all.")).to_be_visible()
+        expect(page.get_by_text("Left empty: nothing of this caption is taught.")).to_be_visible()
         page.keyboard.press("Escape")
         for _ in CRITERIA:
             page.keyboard.press("1")

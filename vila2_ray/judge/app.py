@@ -32,7 +32,7 @@ MAX_EDIT_CHARS = 8000
 MAX_BODY_BYTES = 128 * 1024
 TOLD_AT_ONCE = 500
 """Pairs that a session names; a page asks again when it is through with them."""
-_SHARED = ("api.js", "base.css", "dom.js", "icon.svg", "key.js", "theme.js")
+_SHARED = ("api.js", "base.css", "boxes.js", "dom.js", "frame.js", "icon.svg", "key.js", "theme.js")
 """Files of the endpoint's page that this one uses."""
 _NAME = r"^[A-Za-z0-9-]{1,64}$"
 _DAY_MS = 86_400_000

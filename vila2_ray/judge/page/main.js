@@ -1,6 +1,7 @@
 // The page: who judges, keys and buttons.
 
 import { byId } from "./dom.js";
+import { turnBoxes } from "./overlay.js";
 import * as rater from "./rater.js";
 import { Side } from "./side.js";
 import { Sitting } from "./sitting.js";
@@ -75,7 +76,7 @@ const ON_BALLOT = {
   ArrowUp: () => sitting.ballot.move(-1), ArrowDown: () => sitting.ballot.move(1),
 };
 const ANYWHERE = {
-  Enter: () => sitting.send(), s: () => sitting.skip(), z: () => sitting.back(), f: look, h: turnHints,
+  Enter: () => sitting.send(), s: () => sitting.skip(), z: () => sitting.back(), f: look, h: turnHints, x: turnBoxes,
   e: () => sides.left.open(), r: () => sides.right.open(),
 };
 
@@ -86,6 +87,7 @@ document.addEventListener("keydown", (event) => {
   if (!sitting) return;
   if (byId("closeup").open) {
     if (name === "f" && !event.repeat) byId("closeup").close();
+    else if (name === "x" && !isChord && !event.repeat) turnBoxes();
   } else if (view() === "end") {
     if (name === "z" && !isChord && !event.repeat) sitting.back();
   } else if (view() === "pair" && sitting.current) {

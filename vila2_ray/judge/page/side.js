@@ -55,6 +55,6 @@ export class Side {
   }
 
   tell() {
-    this.about.textContent = this.field.value.trim() ? "" : "Left empty, this caption is not used at all.";
+    this.about.textContent = this.field.value.trim() ? "" : "Left empty: nothing of this caption is taught.";
   }
 }

@@ -4,6 +4,7 @@ import { problemOf } from "./api.js";
 import { Ballot } from "./ballot.js";
 import { byId, count } from "./dom.js";
 import { Outbox } from "./outbox.js";
+import { showBoxes } from "./overlay.js";
 import { Pairs } from "./pairs.js";
 import { Past } from "./past.js";
 import * as rater from "./rater.js";
@@ -99,6 +100,7 @@ export class Sitting {
     const said = this.said.get(id) ?? this.outbox.waiting(id) ?? pair.said; // the last one knows of other days
     for (const [name, side] of Object.entries(this.sides)) side.show(pair[name], said?.edits[name]);
     showPicture(pair);
+    showBoxes(pair);
     this.current = { id, place, said, isJudgeable: !pair.problem, since: performance.now() };
     this.ballot.reset(said?.answers);
     tellPlace(place, this.numDone(), this.session.total);
