@@ -235,11 +235,11 @@ def counted(config: Config, store: Store) -> dict[str, int | None]:
 
 def _questions(config: Config) -> int | None:
     """Of all benchmarks that are asked through the engine; None where one cannot be read from here."""
-    from vila2_ray.evaluate.benchmarks import open_benchmark
+    from vila2_ray.evaluate.benchmarks import read_published
 
     asked = [each for each in config.evaluate.benchmarks.values() if each.kind != "command"]
     try:
-        return sum(len(open_benchmark(each).items) for each in asked)
+        return sum(len(read_published(each).items) for each in asked)
     except (CorpusError, StorageError):
         return None
 

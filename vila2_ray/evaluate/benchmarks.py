@@ -55,6 +55,16 @@ KINDS: dict[BenchmarkKind, Kind] = {
 """All but `command`, which asks and scores by itself."""
 
 
+class Published(NamedTuple):
+    """What a benchmark asks, whoever scores the answers."""
+
+    items: list[Item]
+    num_missing: int
+    """Questions that are left out, for their pictures are not there."""
+    digest: str
+    """Of its annotation files."""
+
+
 class Opened(NamedTuple):
     """A benchmark that is ready to be asked."""
 
@@ -74,20 +84,29 @@ def goes_by_endpoint(config: BenchmarkConfig) -> bool:
     return config.kind in KINDS and KINDS[config.kind].rule is None and not config.command
 
 
-def open_benchmark(config: BenchmarkConfig, judge: JudgeConfig | None = None) -> Opened:
-    """Read its annotations and list its pictures. `judge` scores open answers that no command of the user's does.
+def read_published(config: BenchmarkConfig) -> Published:
+    """Read its annotations and list its pictures.
 
     Raises CorpusError for files that are not what they should be, where there is nothing to ask, or where too many
     pictures are missing; StorageError.
     """
-    kind, files = KINDS[config.kind], Files(config)
-    items = list(kind.read(files))
+    files = Files(config)
+    items = list(KINDS[config.kind].read(files))
     missing = len(files.missing)
     check_missing(config, missing, missing + len(items), files.missing[:1])
     if not items:
         raise CorpusError(files.store.uri, "nothing to ask is in there", f"Look at `split` of this {config.kind}")
     if len({item.id for item in items}) < len(items):
         raise CorpusError(files.store.uri, "two questions have the same id", "Leave out files that repeat others")
+    return Published(choose(items, config.max_items), missing, files.digest)
+
+
+def open_benchmark(config: BenchmarkConfig, judge: JudgeConfig | None = None) -> Opened:
+    """Read it, with who scores it. `judge` scores open answers that no command of the user's does.
+
+    Raises as `read_published` does, and ConfigError for a judge that cannot work.
+    """
+    kind, found = KINDS[config.kind], read_published(config)
     rule, model = kind.rule, None
     if config.command:
         rule = judged_by(CommandJudge(config.command, config.timeout_seconds))
@@ -96,8 +115,8 @@ def open_benchmark(config: BenchmarkConfig, judge: JudgeConfig | None = None) ->
         model = EndpointJudge(judge)
         rule = judged_together(model.score)
     assert rule is not None
-    chosen = choose(items, config.max_items)
-    return Opened(chosen, rule, config.max_tokens or kind.max_tokens, missing, files.digest, model)
+    max_tokens = config.max_tokens or kind.max_tokens
+    return Opened(found.items, rule, max_tokens, found.num_missing, found.digest, model)
 
 
 def check_missing(config: BenchmarkConfig, missing: int, total: int, examples: Sequence[str]) -> None:

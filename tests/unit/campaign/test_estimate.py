@@ -64,6 +64,16 @@ def test_questions_of_benchmarks_are_counted(tmp_path: Path) -> None:
     assert (found.samples, found.basis.rpartition("; ")[2]) == (12, "without benchmarks")
 
 
+def test_a_plan_needs_nobody_who_scores(tmp_path: Path) -> None:
+    picture(tmp_path / "vet/images", "0.png")
+    told = {"v1_0": {"imagename": "0.png", "question": "What?", "answer": "a cat", "capability": ["rec"]}}
+    (tmp_path / "vet" / "mm-vet.json").write_text(json.dumps(told), "utf-8")
+    mine = ["evaluate.benchmarks.vet.kind=mmvet", f"evaluate.benchmarks.vet.path={tmp_path / 'vet'}"]
+    judged = ["judge.endpoint=http://127.0.0.1:9/v1", "judge.key=KEY_THAT_NOBODY_SET"]
+    heldout = small.write_shards(tmp_path / "heldout")
+    assert rows(tmp_path, *NOTHING, f"corpus.heldout={heldout}", *mine, *judged)["evaluate-0"].samples == 12 + 1
+
+
 def test_what_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     found = rows(tmp_path, *NOTHING, "rates.align_samples=0")
     assert (found["align"].samples, found["align"].seconds, found["align"].basis) == (
