@@ -152,10 +152,7 @@ class _Asking:
     async def run(self, missing: Iterable[tuple[Pair, tuple[bool, ...]]]) -> None:
         left = iter(missing)
         self._tell()
-        for pair, orders in left:  # one by one until an answer comes: a wrong key, name or form is sent but once
-            await self._pair(pair, orders)
-            if self._has_answered or self._error:
-                break
+        await self._work(left, until_answered=True)  # a wrong key, name or form is sent but once
         workers = [asyncio.create_task(self._work(left)) for _ in range(self._endpoint.config.at_once)]
         try:
             await self._until_over(workers)
@@ -190,13 +187,16 @@ class _Asking:
         if pending:
             await asyncio.wait(pending, timeout=_GRACE_SECONDS)
 
-    async def _work(self, left: Iterator[tuple[Pair, tuple[bool, ...]]]) -> None:
+    async def _work(self, left: Iterator[tuple[Pair, tuple[bool, ...]]], until_answered: bool = False) -> None:
+        """Pair after pair, one question at a time. What goes wrong (a wrong key, a store that is away, a full disk) is
+        kept and told once all are at rest: nobody hears a task's own error.
+        """
         try:
-            for pair, orders in left:
-                if self._error is not None:
+            while self._error is None and not (until_answered and self._has_answered):
+                if (following := next(left, None)) is None:
                     return
-                await self._pair(pair, orders)
-        except Exception as error:  # nobody hears a task's own error: it would look like success
+                await self._pair(*following)
+        except Exception as error:
             self._error = self._error or error
 
     async def _pair(self, pair: Pair, orders: Sequence[bool]) -> None:
@@ -205,9 +205,6 @@ class _Asking:
         except SampleError as error:
             for swapped in orders:
                 await self._cast(self._vote(pair, swapped, problem=f"no picture: {error}"))
-            return
-        except Exception as error:  # a store that is away: told once all are at rest
-            self._error = self._error or error
             return
         for swapped in orders:
             if self._error is not None:
@@ -225,8 +222,6 @@ class _Asking:
             self.course.num_unanswered += 1
             self._charge(error.judged)
             self._count_in_a_row(error, is_final=error.is_away or not self._has_answered)
-        except Exception as error:  # a wrong key, a full disk: told once all are at rest
-            self._error = self._error or error
         else:
             await self._answered(pair, swapped, judged)
 
@@ -261,7 +256,7 @@ class _Asking:
             course.input_tokens += vote.input_tokens
             course.output_tokens += vote.output_tokens
             self._tell()
-        except Exception as error:
+        except Exception as error:  # the votes that wait behind it are kept all the same
             self._error = self._error or error
 
     def _charge(self, took: Judged[Any] | None) -> None:
