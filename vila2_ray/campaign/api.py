@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,8 @@ class Campaign:
         work = observe(self)
         config, markers = work.config, work.markers
         decision = decide(read_round_scores(markers), config.rounds)
-        spent, rows, under_way = self.spent(), [], self._under_way()
+        ledger, rows, under_way = self.ledger(), [], self._under_way()
+        spent = spent_by_stage(ledger)
         for stage in plans.stages(config):
             beyond = decision.stop_after is not None and (stage.round or 0) > decision.stop_after
             beyond = beyond or (stage.is_final and final_is_needed(config, markers) is False)
@@ -188,27 +190,14 @@ class Campaign:
             cost = spent.get(stage.name, Spent())
             figures = cost.seconds, cost.gpu_seconds, cost.dollars
             rows.append(StageStatus(stage.name, state, done, total, unit, *figures))
-        return [*rows, *self._judgings()]
-
-    def _judgings(self) -> list[StageStatus]:
-        found: dict[str, list[Entry]] = {}
-        for entry in self.ledger():
-            if entry.stage.startswith(JUDGING):
-                found.setdefault(entry.stage, []).append(entry)
-        rows = []
-        for name, entries in found.items():
-            votes = sum(int(entry.figures.get("num_votes") or 0) for entry in entries)
-            cost = spent_by_stage(entries)[name]
-            is_silent = time.time() - (entries[-1].started_at + entries[-1].seconds) > SILENT_SECONDS
-            state = "done" if entries[-1].finished else "begun" if is_silent else "running"
-            rows.append(StageStatus(name, state, votes, 0, "votes", cost.seconds, cost.gpu_seconds, cost.dollars))
-        return rows
+        return [*rows, *_judgings(ledger, spent)]
 
     def _under_way(self) -> str:
         """The stage that a driver is at, by what it tells every few seconds; "" where none is."""
         live = read_live(self.store)
-        is_over = live is None or bool(live.ended) or time.time() - live.written_at > SILENT_SECONDS
-        return "" if is_over or live is None else live.stage
+        if live is None or live.ended or time.time() - live.written_at > SILENT_SECONDS:
+            return ""
+        return live.stage
 
     def _begun(self, stage: plans.Stage) -> bool:
         where = f"training/{stage.model}/{stage.kind}"
@@ -256,3 +245,18 @@ class Campaign:
         rows = sum(num_rows for ref, num_rows in corpus.rows_by_shard() if (ref.source, ref.shard) in whole)
         parts = self.layout.parts(stage.layer, name).ranges()
         return rows + sum(stop - start for key, found in parts.items() if key not in whole for start, stop in found)
+
+
+def _judgings(ledger: list[Entry], spent: Mapping[str, Spent]) -> list[StageStatus]:
+    """What models judged, by study."""
+    found: dict[str, list[Entry]] = {}
+    for entry in ledger:
+        if entry.stage.startswith(JUDGING):
+            found.setdefault(entry.stage, []).append(entry)
+    rows = []
+    for name, entries in found.items():
+        votes, cost = sum(int(entry.figures.get("num_votes") or 0) for entry in entries), spent[name]
+        is_silent = time.time() - (entries[-1].started_at + entries[-1].seconds) > SILENT_SECONDS
+        state = "done" if entries[-1].finished else "begun" if is_silent else "running"
+        rows.append(StageStatus(name, state, votes, 0, "votes", cost.seconds, cost.gpu_seconds, cost.dollars))
+    return rows

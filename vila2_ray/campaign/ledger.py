@@ -79,7 +79,7 @@ class Ledger:
         write_seconds: float | None = None,
     ) -> None:
         """`write_seconds`: what a kill can keep out of it at most; None: WRITE_SECONDS."""
-        self._write_seconds = write_seconds
+        self._write_seconds = WRITE_SECONDS if write_seconds is None else write_seconds
         self._whole, self._store = store, store.sub("ledger")
         self._book = PriceBook(prices) if isinstance(prices, PricesConfig) else prices
         self._look = look
@@ -155,7 +155,7 @@ class Ledger:
         written = time.monotonic()
         while not over.wait(LOOK_SECONDS):
             running.use.look()
-            if time.monotonic() - written >= (WRITE_SECONDS if self._write_seconds is None else self._write_seconds):
+            if time.monotonic() - written >= self._write_seconds:
                 written = time.monotonic()
                 try:
                     self._write()
