@@ -54,7 +54,7 @@ def draw(
     Criteria are hallucination, detail, fluency and overall.
     """
     from vila2_ray.campaign.api import Campaign
-    from vila2_ray.campaign.studies import default_layers, draw_study, list_studies, parse_couples
+    from vila2_ray.campaign.studies import default_layers, draw_study, parse_couples, summary_of
     from vila2_ray.errors import ConfigError
     from vila2_ray.judge.rubric import CRITERIA
 
@@ -62,7 +62,7 @@ def draw(
     named, couples = _words([*(layers or []), *(more or [])]), parse_couples(_words(pairs))
     if named and couples:
         raise ConfigError("--pairs", " ".join(_words(pairs)), "name either layers or pairs of them")
-    draw_study(
+    made = draw_study(
         found,
         study,
         named or default_layers(found),
@@ -73,10 +73,10 @@ def draw(
         variant=variant.value,
         only_kept=not flagged,
     )
-    (drawn,) = (summary for summary in list_studies(found) if summary.name == study)
+    drawn = summary_of(made, {})
     equal = f"; on {drawn.num_equal:,} images more both say the same: ties" if drawn.num_equal else ""
     print(f"{drawn.num_pairs:,} pairs of {', '.join(drawn.layers)}{equal}")
-    print(f"study     {found.layout.study(study).store.uri}")
+    print(f"study     {made.store.uri}")
 
 
 @app.command(name="list")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from vila2_ray.campaign.api import Campaign
 from vila2_ray.campaign.screening import open_screening
+from vila2_ray.config import Config
+from vila2_ray.corpus.corpus import Corpus
+from vila2_ray.corpus.screening import Screening
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.judge.pairs import Couple, Draw, Side, Variant, all_couples, couple_name, draw_pairs
 from vila2_ray.judge.rubric import criteria as known_criteria
@@ -69,8 +72,7 @@ def draw_study(
         study.check(told, criteria)
         return study
     config = campaign.config
-    corpus = campaign.layout.corpus("pretrain", config)
-    screening = open_screening(campaign.layout, config, campaign.markers(), corpus)
+    corpus, screening = _screened(campaign, config)
     drawn = draw_pairs(corpus, sides, Draw(couples, num_samples, seed, variant, config.filters), screening)
     if not drawn.pairs:
         remedy = "Name layers that hold captions of the same images"
@@ -107,9 +109,7 @@ def open_study(campaign: Campaign, name: str) -> Study:
 
 def left_out(campaign: Campaign, study: Study) -> frozenset[str]:
     """Pairs that are no longer to be shown: their samples were screened out or taken down since they were drawn."""
-    config = campaign.config
-    corpus = campaign.layout.corpus("pretrain", config)
-    screening = open_screening(campaign.layout, config, campaign.markers(), corpus)
+    corpus, screening = _screened(campaign, campaign.config)
     if screening is None:
         return frozenset()
     known = {(ref.source, ref.shard) for ref in corpus.shards}  # of shards that are gone nobody sees a picture
@@ -128,10 +128,11 @@ def list_studies(campaign: Campaign) -> list[StudySummary]:
     for found in filter(None, map(_VOTES.fullmatch, names)):
         votes.setdefault(found["study"], {}).setdefault(found["rater"], set()).add(found["pair"])
     studies = [name.removesuffix("/study.json") for name in names if name.endswith("/study.json")]
-    return [_summary(campaign.layout.study(name), votes.get(name, {})) for name in studies]
+    return [summary_of(campaign.layout.study(name), votes.get(name, {})) for name in studies]
 
 
-def _summary(study: Study, votes: dict[str, set[str]]) -> StudySummary:
+def summary_of(study: Study, votes: Mapping[str, Collection[str]]) -> StudySummary:
+    """A study with its votes, by rater, as they were counted."""
     told = study.told()
     return StudySummary(
         name=study.name,
@@ -143,6 +144,12 @@ def _summary(study: Study, votes: dict[str, set[str]]) -> StudySummary:
         num_equal=sum(told["drawn_by"].get("equal", {}).values()),
         num_votes={rater: len(pairs) for rater, pairs in sorted(votes.items())},
     )
+
+
+def _screened(campaign: Campaign, config: Config) -> tuple[Corpus, Screening | None]:
+    """What is compared, and which of its samples are left out now."""
+    corpus = campaign.layout.corpus("pretrain", config)
+    return corpus, open_screening(campaign.layout, config, campaign.markers(), corpus)
 
 
 def _check(name: str, couples: Sequence[Couple], num_samples: int) -> None:
