@@ -31,8 +31,8 @@ from vila2_ray.errors import ConfigError, CorpusError
 Place = tuple[int, int]
 """Of a caption: its layer's place among those that are judged, oldest first, and its variant."""
 ALT_TEXT: Place = (-1, 0)
-_ALT_TEXT = "alt_text"
-"""In place of a layer's name."""
+ALT_TEXT_LAYER = "alt_text"
+"""In place of a layer's name: what the corpus came with."""
 EDIT = "edit"
 """In place of a criterion: the row is an edit."""
 _PERSON = "person"
@@ -141,7 +141,7 @@ def counting(judgements: pa.Table, layers: Sequence[str], criterion: str, raters
         raise ConfigError("pick.criterion", criterion, f"the votes in {uri} go by {', '.join(sorted(asked))}")
     is_edit, is_persons = pc.equal(judgements["criterion"], EDIT), pc.equal(judgements["kind"], _PERSON)
     known = {side: _is_in(judgements[f"{side}_layer"], layers) for side in _SIDES}
-    usable = {side: pc.or_(known[side], pc.equal(judgements[f"{side}_layer"], _ALT_TEXT)) for side in _SIDES}
+    usable = {side: pc.or_(known[side], pc.equal(judgements[f"{side}_layer"], ALT_TEXT_LAYER)) for side in _SIDES}
     edited = pc.if_else(pc.equal(judgements["answer"], "first"), known["first"], known["second"])
     wanted = pc.and_(pc.and_(is_edit, is_persons), edited)
     if criterion:

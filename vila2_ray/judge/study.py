@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from vila2_ray.captions.votes import ALT_TEXT_LAYER
 from vila2_ray.corpus.shardfiles import table_digest
 from vila2_ray.errors import ConfigError, CorpusError
 from vila2_ray.schema import PAIR
@@ -29,8 +30,7 @@ from vila2_ray.storage import ConditionFailed, Store
 
 Answer = Literal["first", "second", "tie"]
 ANSWERS: tuple[Answer, ...] = ("first", "second", "tie")
-ALT_TEXT = "alt_text"
-"""The layer's name of what the corpus came with."""
+ALT_TEXT = ALT_TEXT_LAYER
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}")
 _VOTE = re.compile(r"(?P<pair>[0-9a-f]+)-(?P<swap>[01])-\d+-[0-9a-f]+\.json")
 _READERS = 16
